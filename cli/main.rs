@@ -1,0 +1,2 @@
+//! the sealflow binary
+fn main(){}

@@ -1,0 +1,2 @@
+//! Everything Filecoin computes or says: one file a stage, one registry.
+pub mod params;

@@ -1,0 +1,2 @@
+//! black box tests
+fn main(){}

@@ -1,0 +1,968 @@
+//! All runs together, without input or output: takes what came in and the time, gives back what to
+//! append to the journal and what to do once that is durable. The dispatcher and the simulator both
+//! drive it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::clock::Now;
+use crate::decide::{Command, decide};
+use crate::event::{By, Entry, Event, Output, PauseReason, RunEnd, WaitReason};
+use crate::executor::{ExecutorSpec, News, Report};
+use crate::failure::{Failure, FailureClass};
+use crate::id::{AttemptKey, RunId, StageName, StepName, Subject, Token};
+use crate::journal::{Append, ArtifactRow, StoredGraph};
+use crate::resource::Resources;
+use crate::rows::{run_row, step_row};
+use crate::run::{InputValue, RunState, StepStatus};
+use crate::stage::{Claim, Outcome, Progress, StageRegistry, Wake};
+use crate::workflow::{Graph, Source, StepIx, WaitSpec};
+
+/// A run to start.
+#[derive(Debug, Clone)]
+pub struct StartRun {
+    /// The graph.
+    pub graph: Arc<Graph>,
+    /// The text it came from.
+    pub source: String,
+    /// Its parameters as they were given.
+    pub params: Value,
+    /// The caller's name for it: the same name starts no second run.
+    pub key: Option<String>,
+    /// Who starts it.
+    pub by: By,
+    /// What its subject owns, by kind, read from the journal.
+    pub artifacts: BTreeMap<String, Value>,
+}
+
+/// Something that a person or a program asks of a run.
+#[derive(Debug, Clone)]
+pub enum Verb {
+    /// Start nothing more.
+    Pause,
+    /// Go on; failed steps get a fresh retry budget.
+    Resume,
+    /// End it.
+    Cancel,
+    /// Let a failed or waiting step start again; without a name every failed or backing-off one.
+    Retry(Option<StepName>),
+    /// Tell it something.
+    Signal(String, Value),
+}
+
+/// Why a request was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no such run, or it has ended.
+    #[error("there is no open run {0}; `sealflow run list` shows all")]
+    NoRun(RunId),
+    /// The parameters do not fit the workflow.
+    #[error("{0}")]
+    Params(String),
+    /// The subject is in use.
+    #[error("{subject} is in use by {holder}: one run writes to a subject at a time; cancel it or wait for its end")]
+    Busy {
+        /// The subject.
+        subject: Subject,
+        /// The run that has it.
+        holder: RunId,
+    },
+    /// The request makes no sense in this state.
+    #[error("{0}")]
+    State(String),
+    /// The run cannot go on because its journal contradicts itself.
+    #[error("run {run} is set aside: {why}; `sealflow store check` says more")]
+    Damaged {
+        /// The run.
+        run: RunId,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What to do once the append that it came with is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Have this executor run an attempt.
+    Dispatch(Box<Dispatch>),
+    /// Have this executor stop an attempt.
+    Stop {
+        /// The executor.
+        executor: String,
+        /// The attempt.
+        key: AttemptKey,
+    },
+    /// Ask this executor whether it still has an attempt from before a restart.
+    Attach {
+        /// The executor.
+        executor: String,
+        /// The attempt.
+        key: AttemptKey,
+        /// Its fence.
+        token: Token,
+    },
+}
+
+/// An attempt to hand to an executor; values that are not at hand are still to be fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// The executor.
+    pub executor: String,
+    /// Which attempt.
+    pub key: AttemptKey,
+    /// Its fence.
+    pub token: Token,
+    /// What the run is about.
+    pub subject: Subject,
+    /// The stage.
+    pub stage: StageName,
+    /// Its input.
+    pub input: BTreeMap<String, InputValue>,
+    /// What it may hold.
+    pub held: Resources,
+}
+
+/// An append, and what to do once it is durable.
+#[derive(Debug)]
+pub struct Transition {
+    /// What to commit; nothing when there is no change to remember.
+    pub append: Option<Append>,
+    /// What to do then.
+    pub effects: Vec<Effect>,
+}
+
+/// Why a step does not run, with numbers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Blocked {
+    /// The reason in one sentence.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+struct Live {
+    state: RunState,
+    /// Wakes in the timer queue.
+    armed: BTreeMap<StepIx, u64>,
+    /// Attempts that were asked to stop.
+    stopping: BTreeSet<AttemptKey>,
+    /// How far running attempts are, and when that was reported (monotonic).
+    progress: BTreeMap<StepIx, Progress>,
+    /// Events of the entry that is being made.
+    events: Vec<Event>,
+    effects: Vec<Effect>,
+    graph_source: Option<Arc<StoredGraph>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    spec: ExecutorSpec,
+    held: Resources,
+    attempts: usize,
+    /// Not used before this monotonic time: its last attempt failed critically.
+    suspended_until: u64,
+}
+
+/// How long an executor is left alone after a critical failure.
+const SUSPENSION_MS: u64 = 60_000;
+
+/// All open runs.
+pub struct Core {
+    registry: Arc<StageRegistry>,
+    places: Vec<Place>,
+    runs: BTreeMap<RunId, Live>,
+    /// Runs that contradict themselves; they are left alone, and nobody else is disturbed.
+    damaged: BTreeMap<RunId, String>,
+    keys: HashMap<String, RunId>,
+    claims: HashMap<Subject, BTreeMap<RunId, Claim>>,
+    ready: BTreeMap<StageName, BTreeSet<(u64, RunId, StepIx)>>,
+    /// Wakes by wall clock.
+    timers: BTreeSet<(u64, RunId, StepIx)>,
+    /// Attempt limits by monotonic clock.
+    limits: BTreeMap<(u64, AttemptKey), &'static str>,
+    seed: [u8; 32],
+    drawn: u64,
+    dirty: BTreeSet<RunId>,
+    /// The time of all events since the last settling: they become entries together.
+    at: Option<u64>,
+}
+
+impl Core {
+    /// No runs yet. `seed` must be unpredictable in production: fences are drawn from it.
+    pub fn new(registry: Arc<StageRegistry>, executors: Vec<ExecutorSpec>, seed: [u8; 32]) -> Self {
+        let places = executors
+            .into_iter()
+            .map(|spec| Place { spec, held: Resources::default(), attempts: 0, suspended_until: 0 })
+            .collect();
+        Self {
+            registry,
+            places,
+            runs: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            keys: HashMap::new(),
+            claims: HashMap::new(),
+            ready: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            limits: BTreeMap::new(),
+            seed,
+            drawn: 0,
+            dirty: BTreeSet::new(),
+            at: None,
+        }
+    }
+
+    fn draw<const N: usize>(&mut self) -> [u8; N] {
+        self.drawn += 1;
+        let digest = Sha256::new().chain_update(self.seed).chain_update(self.drawn.to_le_bytes()).finalize();
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&digest[..N]);
+        bytes
+    }
+
+    /// Takes up a run from its journal: the only way runs are taken up, after a start or a restart.
+    pub fn restore(&mut self, state: RunState) {
+        let mut effects = Vec::new();
+        for (ix, step) in state.steps() {
+            if let (Some(current), Some(key)) = (&step.current, state.current_key(ix)) {
+                self.occupy(&current.executor, current.held);
+                let (executor, token) = (current.executor.clone(), current.token.clone());
+                effects.push(Effect::Attach { executor, key, token });
+            }
+        }
+        for gone in state.discarding.values() {
+            self.occupy(&gone.executor, gone.held);
+            let (executor, key, token) = (gone.executor.clone(), gone.key.clone(), gone.token.clone());
+            effects.push(Effect::Attach { executor, key, token });
+        }
+        self.admit_run(state, effects, None);
+    }
+
+    /// Leaves a run aside that cannot be understood.
+    pub fn set_aside(&mut self, run: RunId, why: String) {
+        tracing::error!(%run, why, "run set aside");
+        self.damaged.insert(run, why);
+    }
+
+    fn admit_run(&mut self, state: RunState, effects: Vec<Effect>, graph_source: Option<Arc<StoredGraph>>) {
+        let run = state.id.clone();
+        if let Some(key) = &state.key {
+            self.keys.insert(key.clone(), run.clone());
+        }
+        let claim = state.graph.data().claim;
+        if claim != Claim::None && !state.status.is_final() {
+            self.claims.entry(state.subject.clone()).or_default().insert(run.clone(), claim);
+        }
+        let live = Live {
+            state,
+            armed: BTreeMap::new(),
+            stopping: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            events: Vec::new(),
+            effects,
+            graph_source,
+        };
+        self.runs.insert(run.clone(), live);
+        self.dirty.insert(run);
+    }
+
+    /// Starts a run, or finds the one that was started under the same name.
+    ///
+    /// # Errors
+    /// Wrong parameters, or a subject in use.
+    pub fn start(&mut self, start: StartRun, now: Now) -> Result<RunId, Refused> {
+        if let Some(run) = start.key.as_ref().and_then(|key| self.keys.get(key)) {
+            return Ok(run.clone());
+        }
+        let data = start.graph.data();
+        let (params, subject) = check_params(&self.registry, &start.graph, &start.params)?;
+        self.check_claim(&subject, data.claim)?;
+        check_artifacts(&start.graph, &subject, &start.artifacts)?;
+        let run = RunId::new(now.wall_ms, &self.draw());
+        let event = Event::RunStarted {
+            workflow: data.name.clone(),
+            graph: start.graph.hash().clone(),
+            subject,
+            params,
+            artifacts: Value::Object(start.artifacts.into_iter().collect()),
+            key: start.key,
+            by: start.by,
+        };
+        let stored = Arc::new(StoredGraph { data: data.clone(), source: start.source });
+        let at = *self.at.get_or_insert(now.wall_ms);
+        let entry = Entry { seq: 1, at, events: vec![event.clone()] };
+        let mut state = RunState::start(run.clone(), start.graph, &entry)
+            .map_err(|error| Refused::State(error.to_string()))?;
+        state.seq = 0; // The entry is sealed with everything else that this input causes.
+        self.admit_run(state, Vec::new(), Some(stored));
+        if let Some(live) = self.runs.get_mut(&run) {
+            live.events.push(event);
+        }
+        Ok(run)
+    }
+
+    /// The subject of a run that is to be started.
+    ///
+    /// # Errors
+    /// Wrong parameters.
+    pub fn subject_of(registry: &StageRegistry, graph: &Graph, params: &Value) -> Result<Subject, Refused> {
+        check_params(registry, graph, params).map(|(_, subject)| subject)
+    }
+
+    fn check_claim(&self, subject: &Subject, claim: Claim) -> Result<(), Refused> {
+        let Some(holders) = self.claims.get(subject) else { return Ok(()) };
+        let conflict = holders.iter().find(|(_, held)| match claim {
+            Claim::None => false,
+            Claim::Read => **held == Claim::Write,
+            Claim::Write => true,
+        });
+        match conflict {
+            Some((holder, _)) => Err(Refused::Busy { subject: subject.clone(), holder: holder.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what an operator asks of a run.
+    ///
+    /// # Errors
+    /// No such open run, or the request makes no sense now.
+    pub fn operate(&mut self, run: &RunId, verb: Verb, by: By, now: Now) -> Result<(), Refused> {
+        self.at.get_or_insert(now.wall_ms);
+        if let Some(why) = self.damaged.get(run) {
+            return Err(Refused::Damaged { run: run.clone(), why: why.clone() });
+        }
+        let live = self.runs.get_mut(run).ok_or_else(|| Refused::NoRun(run.clone()))?;
+        let state = &live.state;
+        let status = state.status;
+        if status.is_final() {
+            return Err(Refused::NoRun(run.clone()));
+        }
+        let wrong = |what: &str| Err(Refused::State(format!("run {run} is {}: {what}", status.as_str())));
+        let mut events = Vec::new();
+        use crate::run::RunStatus as S;
+        match verb {
+            Verb::Pause if status == S::Running => {
+                events.push(Event::RunPaused { reason: PauseReason::Operator(by) });
+            }
+            Verb::Pause => return wrong("only a running run can be paused"),
+            Verb::Resume if status == S::Paused => {
+                events.extend(retries(state, None, &by, true));
+                events.push(Event::RunResumed { by });
+            }
+            Verb::Resume => return wrong("only a paused run can be resumed"),
+            Verb::Cancel if status == S::Cancelling => return Ok(()),
+            Verb::Cancel => events.push(Event::CancelRequested { by }),
+            Verb::Retry(step) => {
+                if status == S::Cancelling {
+                    return wrong("it is being cancelled");
+                }
+                if let Some(step) = &step
+                    && state.graph.find(step).is_none()
+                {
+                    return wrong(&format!("it has no step `{step}`"));
+                }
+                events.extend(retries(state, step.as_ref(), &by, false));
+                if events.is_empty() {
+                    return wrong("no step has failed or waits for its next attempt");
+                }
+                if status == S::Paused {
+                    events.push(Event::RunResumed { by });
+                }
+            }
+            Verb::Signal(name, data) => events.push(Event::SignalReceived { name, data, by }),
+        }
+        for event in events {
+            self.record(run, event);
+        }
+        Ok(())
+    }
+
+    /// Takes a report of an executor.
+    pub fn report(&mut self, report: Report, now: Now) {
+        self.at.get_or_insert(now.wall_ms);
+        let Report { key, token, news } = report;
+        let Some(live) = self.runs.get_mut(&key.run) else { return };
+        if let Some(gone) = live.state.discarding.get(&(key.step.clone(), key.attempt)) {
+            if gone.token == token && !matches!(news, News::Progress(_)) {
+                let (executor, held) = (gone.executor.clone(), gone.held);
+                self.vacate(&executor, held);
+                let event = Event::AttemptReleased { step: key.step.clone(), attempt: key.attempt };
+                self.record(&key.run, event);
+            }
+            return;
+        }
+        let Some(ix) = live.state.graph.find(&key.step) else { return };
+        let step = live.state.step(ix);
+        let Some(current) = step.current.clone() else { return };
+        if current.attempt != key.attempt || current.token != token {
+            tracing::debug!(%key, "report of a superseded attempt");
+            return;
+        }
+        let seconds = seconds_since(current.started_at, now);
+        if let News::Progress(progress) = news {
+            live.progress.insert(ix, progress);
+            let silence = live.state.graph.step(ix).timeout.silence_ms;
+            if let Some(silence) = silence {
+                self.limits.retain(|(_, other), what| *what != "silent_too_long" || *other != key);
+                self.limits.insert((now.mono_ms + silence, key), "silent_too_long");
+            }
+            return;
+        }
+        live.progress.remove(&ix);
+        live.stopping.remove(&key);
+        let cancelling = live.state.status == crate::run::RunStatus::Cancelling;
+        let (step, attempt) = (key.step.clone(), key.attempt);
+        let event = match news {
+            News::Ended(Ok(Outcome::Done(value))) => {
+                Event::AttemptSucceeded { step, attempt, output: Output::Inline(value), seconds }
+            }
+            News::Ended(Ok(Outcome::Park(wake))) => {
+                Event::StepWaiting { step, wake, reason: WaitReason::Parked, attempt: Some(attempt) }
+            }
+            News::Ended(Err(failure)) => {
+                if failure.class == FailureClass::Critical {
+                    self.suspend(&current.executor, now);
+                }
+                let charged = failure.class != FailureClass::Critical && !cancelling;
+                Event::AttemptFailed { step, attempt, failure, charged, seconds, still_running: false }
+            }
+            News::Lost(why) => Event::AttemptLost { step, attempt, why },
+            News::Progress(_) => return,
+        };
+        self.vacate(&current.executor, current.held);
+        self.limits.retain(|(_, other), _| *other != key);
+        self.record(&key.run, event);
+    }
+
+    /// Takes the report of an attempt whose output is in a payload file.
+    pub fn report_payload(&mut self, key: &AttemptKey, token: &Token, output: Output, now: Now) {
+        let value = Value::Null;
+        let news = News::Ended(Ok(Outcome::Done(value)));
+        let before = self.runs.get(&key.run).map(|live| live.events.len());
+        self.report(Report { key: key.clone(), token: token.clone(), news }, now);
+        if let Some(live) = self.runs.get_mut(&key.run)
+            && before.is_some_and(|before| live.events.len() > before)
+            && let Some(Event::AttemptSucceeded { output: recorded, .. }) = live.events.last_mut()
+        {
+            *recorded = output;
+        }
+    }
+
+    /// Wakes what is due and gives up what took too long.
+    pub fn tick(&mut self, now: Now) {
+        self.at.get_or_insert(now.wall_ms);
+        while let Some((due, run, ix)) = self.timers.first().cloned() {
+            if due > now.wall_ms {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(live) = self.runs.get_mut(&run) else { continue };
+            live.armed.remove(&ix);
+            let waits = matches!(&live.state.step(ix).wake, Some((Wake::At(at), _)) if *at <= now.wall_ms);
+            if waits && live.state.step(ix).status == StepStatus::Waiting {
+                let step = live.state.graph.step(ix).name.clone();
+                self.record(&run, Event::StepWoken { step });
+            }
+        }
+        while let Some(((due, key), what)) = self.limits.first_key_value().map(|(at, what)| (at.clone(), *what)) {
+            if due > now.mono_ms {
+                break;
+            }
+            self.limits.pop_first();
+            self.give_up(&key, what, now);
+        }
+        if self.places.iter().any(|place| place.suspended_until > 0 && place.suspended_until <= now.mono_ms) {
+            for place in &mut self.places {
+                place.suspended_until = 0;
+            }
+        }
+    }
+
+    fn give_up(&mut self, key: &AttemptKey, code: &'static str, now: Now) {
+        let Some(live) = self.runs.get_mut(&key.run) else { return };
+        let Some(ix) = live.state.graph.find(&key.step) else { return };
+        let Some(current) = live.state.step(ix).current.clone() else { return };
+        if current.attempt != key.attempt {
+            return;
+        }
+        let seconds = seconds_since(current.started_at, now);
+        let message = format!(
+            "attempt {} ran {seconds:.0} s; the workflow's `timeout` for this step is used up",
+            key.attempt
+        );
+        live.effects.push(Effect::Stop { executor: current.executor, key: key.clone() });
+        live.progress.remove(&ix);
+        self.limits.retain(|(_, other), _| other != key);
+        let failure = Failure::transient(code, message);
+        let (step, attempt) = (key.step.clone(), key.attempt);
+        self.record(
+            &key.run,
+            Event::AttemptFailed { step, attempt, failure, charged: true, seconds, still_running: true },
+        );
+    }
+
+    /// The wall-clock and monotonic times at which [`Core::tick`] has something to do.
+    pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
+        let limit = self.limits.first_key_value().map(|((due, _), _)| *due);
+        let suspension = self.places.iter().map(|place| place.suspended_until).filter(|until| *until > 0).min();
+        (self.timers.first().map(|(due, ..)| *due), limit.into_iter().chain(suspension).min())
+    }
+
+    /// How far the running attempts of a run are.
+    pub fn progress(&self, run: &RunId) -> Vec<(StepName, Progress)> {
+        let Some(live) = self.runs.get(run) else { return Vec::new() };
+        let of = |ix: &StepIx| live.state.graph.step(*ix).name.clone();
+        live.progress.iter().map(|(ix, progress)| (of(ix), progress.clone())).collect()
+    }
+
+    /// Why ready steps of a run have not started, with numbers.
+    pub fn blocked(&self, run: &RunId) -> Vec<(StepName, Blocked)> {
+        let Some(live) = self.runs.get(run) else { return Vec::new() };
+        let mut blocked = Vec::new();
+        for ix in live.state.frontier() {
+            let spec = live.state.graph.step(ix);
+            if live.state.step(ix).status != StepStatus::Ready {
+                continue;
+            }
+            let reason = if live.state.status == crate::run::RunStatus::Paused {
+                "the run is paused".to_owned()
+            } else if let Some(gone) = live.state.discarding.values().next() {
+                format!("attempt {} was given up but cannot be interrupted; its end is awaited", gone.key)
+            } else if let Some(stage) = &spec.stage {
+                let need = self.costs(&live.state, ix, &stage.name);
+                self.why_no_place(&stage.name, need)
+            } else {
+                continue;
+            };
+            blocked.push((spec.name.clone(), Blocked { reason }));
+        }
+        blocked
+    }
+
+    fn why_no_place(&self, stage: &StageName, need: Resources) -> String {
+        let mut reasons: Vec<String> = Vec::new();
+        for place in self.places.iter().filter(|place| place.spec.accepts(stage)) {
+            let Place { spec, held, attempts, suspended_until } = place;
+            let need = need.clamped(spec.capacity);
+            reasons.push(if *suspended_until > 0 {
+                format!("executor `{}` is suspended after a critical failure", spec.name)
+            } else if *attempts >= spec.slots {
+                format!("executor `{}` runs {attempts} of at most {} attempts", spec.name, spec.slots)
+            } else {
+                format!(
+                    "executor `{}`: needs {} cores and {} MiB, free are {} of {} cores and {} of {} MiB",
+                    spec.name,
+                    need.cpu,
+                    need.memory >> 20,
+                    spec.capacity.cpu.saturating_sub(held.cpu),
+                    spec.capacity.cpu,
+                    spec.capacity.memory.saturating_sub(held.memory) >> 20,
+                    spec.capacity.memory >> 20
+                )
+            });
+        }
+        if reasons.is_empty() { format!("no executor runs stage `{stage}`") } else { reasons.join("; ") }
+    }
+
+    /// What executors have and hold.
+    pub fn executors(&self) -> Vec<(ExecutorSpec, Resources, usize)> {
+        self.places.iter().map(|place| (place.spec.clone(), place.held, place.attempts)).collect()
+    }
+
+    /// Open runs.
+    pub fn open(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether an executor still has attempts.
+    pub fn busy(&self) -> bool {
+        self.places.iter().any(|place| place.attempts > 0)
+    }
+
+    /// Runs that are set aside, and why.
+    pub fn damaged(&self) -> &BTreeMap<RunId, String> {
+        &self.damaged
+    }
+
+    fn place(&mut self, name: &str) -> Option<&mut Place> {
+        self.places.iter_mut().find(|place| place.spec.name == name)
+    }
+
+    fn occupy(&mut self, executor: &str, held: Resources) {
+        if let Some(place) = self.place(executor) {
+            place.held += held;
+            place.attempts += 1;
+        }
+    }
+
+    fn vacate(&mut self, executor: &str, held: Resources) {
+        if let Some(place) = self.place(executor) {
+            place.held -= held;
+            place.attempts = place.attempts.saturating_sub(1);
+        }
+    }
+
+    fn suspend(&mut self, executor: &str, now: Now) {
+        if let Some(place) = self.place(executor) {
+            place.suspended_until = now.mono_ms + SUSPENSION_MS;
+        }
+    }
+
+    /// Applies an event and keeps it for the entry that is being made.
+    fn record(&mut self, run: &RunId, event: Event) {
+        let Some(live) = self.runs.get_mut(run) else { return };
+        let at = self.at.unwrap_or(live.state.updated_at);
+        match live.state.apply_event(&event, at) {
+            Ok(()) => {
+                live.events.push(event);
+                self.dirty.insert(run.clone());
+            }
+            Err(error) => self.damaged_now(run, error.to_string()),
+        }
+    }
+
+    fn damaged_now(&mut self, run: &RunId, why: String) {
+        self.runs.remove(run);
+        self.dirty.remove(run);
+        self.set_aside(run.clone(), why);
+    }
+
+    /// Decides about everything that changed since the last call, admits what can start, and gives
+    /// the transitions: one for each run that changed.
+    pub fn settle(&mut self, now: Now) -> Vec<Transition> {
+        let at = *self.at.get_or_insert(now.wall_ms);
+        let changed: Vec<RunId> = self.dirty.iter().cloned().collect();
+        for run in &changed {
+            self.decide_run(run, now);
+        }
+        self.admit(now);
+        let mut transitions = Vec::new();
+        for run in std::mem::take(&mut self.dirty) {
+            if let Some(transition) = self.seal(&run, at) {
+                transitions.push(transition);
+            }
+        }
+        self.at = None;
+        transitions
+    }
+
+    fn decide_run(&mut self, run: &RunId, now: Now) {
+        // Every round answers a command with an event, and steps only move on; the bound is a guard
+        // against a mistake in the program.
+        for _ in 0..10_000 {
+            let Some(live) = self.runs.get_mut(run) else { return };
+            let commands = decide(&live.state);
+            let mut events = Vec::new();
+            for command in commands {
+                if let Some(event) = self.answer(run, &command, now) {
+                    let regroups = matches!(event, Event::Rewound { .. } | Event::RunPaused { .. } | Event::RunFinished { .. });
+                    events.push(event);
+                    if regroups {
+                        break;
+                    }
+                }
+            }
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                self.record(run, event);
+            }
+        }
+        self.damaged_now(run, "its decisions do not come to an end".to_owned());
+    }
+
+    /// The event that answers a command at once; what cannot be answered at once is set in motion.
+    fn answer(&mut self, run: &RunId, command: &Command, now: Now) -> Option<Event> {
+        let live = self.runs.get_mut(run)?;
+        let name = |ix: &StepIx| live.state.graph.step(*ix).name.clone();
+        match command {
+            Command::Start(ix) => {
+                let stage = live.state.graph.step(*ix).stage.as_ref()?.name.clone();
+                let since = live.state.step(*ix).since;
+                self.ready.entry(stage).or_default().insert((since, run.clone(), *ix));
+                None
+            }
+            Command::Run(_) => None,
+            Command::Stop(ix) => {
+                let key = live.state.current_key(*ix)?;
+                let executor = live.state.step(*ix).current.as_ref()?.executor.clone();
+                if live.stopping.insert(key.clone()) {
+                    live.effects.push(Effect::Stop { executor, key });
+                }
+                None
+            }
+            Command::Wait(ix, spec) => {
+                let wake = match spec {
+                    WaitSpec::For(ms) => Wake::At(now.wall_ms.saturating_add(*ms)),
+                    WaitSpec::Signal(signal) => Wake::Signal(signal.clone()),
+                };
+                Some(Event::StepWaiting { step: name(ix), wake, reason: WaitReason::Declared, attempt: None })
+            }
+            Command::Backoff(ix, failures) => {
+                let retry = &live.state.graph.step(*ix).retry;
+                let backoff = u64::try_from(retry.backoff(*failures).as_millis()).unwrap_or(u64::MAX);
+                let jitter = jitter(run, *ix, *failures, backoff);
+                let wake = Wake::At(now.wall_ms.saturating_add(backoff).saturating_add(jitter));
+                Some(Event::StepWaiting { step: name(ix), wake, reason: WaitReason::Backoff, attempt: None })
+            }
+            Command::Arm(ix, wake) => {
+                if let Wake::At(at) = wake {
+                    let before = live.armed.insert(*ix, *at);
+                    if before != Some(*at) {
+                        if let Some(before) = before {
+                            self.timers.remove(&(before, run.clone(), *ix));
+                        }
+                        self.timers.insert((*at, run.clone(), *ix));
+                    }
+                }
+                None
+            }
+            Command::Wake(ix) => Some(Event::StepWoken { step: name(ix) }),
+            Command::Pass(ix) => Some(Event::StepPassed { step: name(ix) }),
+            Command::Rewind(at) => {
+                let edge = live.state.graph.data().rewinds.get(*at)?;
+                let event = Event::Rewound { on: edge.on.clone(), from: name(&edge.from), to: name(&edge.to) };
+                let again = live.state.graph.with_descendants(edge.to);
+                for ix in again {
+                    if let (Some(key), Some(current)) = (live.state.current_key(ix), &live.state.step(ix).current) {
+                        live.effects.push(Effect::Stop { executor: current.executor.clone(), key });
+                    }
+                }
+                Some(event)
+            }
+            Command::Pause(reason) => Some(Event::RunPaused { reason: reason.clone() }),
+            Command::Finish(end) => Some(Event::RunFinished { end: *end }),
+        }
+    }
+
+    /// What an attempt of a step would hold.
+    fn costs(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Resources {
+        let Some(stage) = self.registry.stage(stage) else { return Resources::default() };
+        let at_hand = state.input(ix).into_iter().filter_map(|(name, value)| match value {
+            InputValue::Value(value) => Some((name, value)),
+            InputValue::Payload { .. } => None,
+        });
+        stage.costs(&Value::Object(at_hand.collect()))
+    }
+
+    /// Starts ready steps, the longest waiting first, as far as executors have room.
+    fn admit(&mut self, now: Now) {
+        let mut full: BTreeSet<StageName> = BTreeSet::new();
+        loop {
+            let heads = self.ready.iter().filter(|(stage, _)| !full.contains(*stage));
+            let heads = heads.filter_map(|(stage, queue)| queue.first().map(|head| (head.clone(), stage.clone())));
+            let Some(((since, run, ix), stage)) = heads.min() else { return };
+            let head = (since, run.clone(), ix);
+            let startable = self.runs.get(&run).filter(|live| {
+                live.state.step(ix).status == StepStatus::Ready
+                    && live.state.status == crate::run::RunStatus::Running
+                    && live.state.discarding.is_empty()
+            });
+            let Some(live) = startable else {
+                self.forget_ready(&stage, &head);
+                continue;
+            };
+            let need = self.costs(&live.state, ix, &stage);
+            let place = self.places.iter().position(|place| {
+                place.spec.accepts(&stage)
+                    && place.attempts < place.spec.slots
+                    && place.suspended_until <= now.mono_ms
+                    && need.clamped(place.spec.capacity).fits(place.spec.capacity, place.held)
+            });
+            match place {
+                Some(place) => {
+                    self.forget_ready(&stage, &head);
+                    self.grant(&run, ix, &stage, place, need, now);
+                }
+                None => {
+                    full.insert(stage);
+                }
+            }
+        }
+    }
+
+    fn forget_ready(&mut self, stage: &StageName, head: &(u64, RunId, StepIx)) {
+        if let Some(queue) = self.ready.get_mut(stage) {
+            queue.remove(head);
+            if queue.is_empty() {
+                self.ready.remove(stage);
+            }
+        }
+    }
+
+    fn grant(&mut self, run: &RunId, ix: StepIx, stage: &StageName, place: usize, need: Resources, now: Now) {
+        let token = Token::new(self.draw());
+        let spec = &self.places[place].spec;
+        let held = need.clamped(spec.capacity);
+        let executor = spec.name.clone();
+        let Some(live) = self.runs.get_mut(run) else { return };
+        let state = &live.state;
+        let attempt = state.step(ix).attempts + 1;
+        let key = state.attempt_key(ix, attempt);
+        let timeout = state.graph.step(ix).timeout.clone();
+        let dispatch = Dispatch {
+            executor: executor.clone(),
+            key: key.clone(),
+            token: token.clone(),
+            subject: state.subject.clone(),
+            stage: stage.clone(),
+            input: state.input(ix),
+            held,
+        };
+        live.effects.push(Effect::Dispatch(Box::new(dispatch)));
+        if let Some(ms) = timeout.run_ms {
+            self.limits.insert((now.mono_ms.saturating_add(ms), key.clone()), "ran_too_long");
+        }
+        if let Some(ms) = timeout.silence_ms {
+            self.limits.insert((now.mono_ms.saturating_add(ms), key.clone()), "silent_too_long");
+        }
+        self.occupy(&executor, held);
+        let (step, visit) = (key.step, key.visit);
+        self.record(run, Event::AttemptStarted { step, visit, attempt, token, executor, held });
+    }
+
+    /// Ends the entry that a run's changes make.
+    fn seal(&mut self, run: &RunId, at: u64) -> Option<Transition> {
+        let live = self.runs.get_mut(run)?;
+        let effects = std::mem::take(&mut live.effects);
+        let events = std::mem::take(&mut live.events);
+        if events.is_empty() {
+            return if effects.is_empty() { None } else { Some(Transition { append: None, effects }) };
+        }
+        let touched = live.state.take_touched();
+        live.state.seal(at);
+        let state = &live.state;
+        let entry = Entry { seq: state.seq, at, events };
+        let steps = touched.into_iter().map(|ix| step_row(state, ix)).collect();
+        let artifacts = accepted_artifacts(state, &entry);
+        let graph = live.graph_source.take().map(|stored| (state.graph.hash().clone(), stored));
+        let append = Append { entry, row: run_row(state), steps, artifacts, graph };
+        if state.status.is_final() {
+            let subject = state.subject.clone();
+            if let Some(holders) = self.claims.get_mut(&subject) {
+                holders.remove(run);
+                if holders.is_empty() {
+                    self.claims.remove(&subject);
+                }
+            }
+            let done = self.runs.remove(run);
+            for (ix, at) in done.map(|live| live.armed).unwrap_or_default() {
+                self.timers.remove(&(at, run.clone(), ix));
+            }
+        }
+        Some(Transition { append: Some(append), effects })
+    }
+}
+
+/// The artifacts that an entry makes current: those of the successes in it, and after a rewind those
+/// that the run still stands by.
+fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
+    let accepted = entry.events.iter().any(|event| {
+        matches!(event, Event::AttemptSucceeded { .. } | Event::Rewound { .. })
+    });
+    if !accepted {
+        return Vec::new();
+    }
+    let row = |(kind, artifact)| ArtifactRow { subject: state.subject.clone(), kind, artifact, run: state.id.clone() };
+    state.artifacts().into_iter().map(row).collect()
+}
+
+fn seconds_since(started_at: u64, now: Now) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of an attempt are far below 2^52")]
+    let ms = now.wall_ms.saturating_sub(started_at) as f64;
+    ms / 1000.0
+}
+
+/// Up to a quarter more, the same for the same failure, so that many runs do not retry in step.
+fn jitter(run: &RunId, ix: StepIx, failures: u32, backoff: u64) -> u64 {
+    let digest = Sha256::new()
+        .chain_update(run.as_str())
+        .chain_update(ix.0.to_le_bytes())
+        .chain_update(failures.to_le_bytes())
+        .finalize();
+    let part = u64::from(digest[0]);
+    (backoff / 4).saturating_mul(part) / 256
+}
+
+/// Retries of one step, or of every failed (and, asked for by hand, backing-off) step.
+fn retries(state: &RunState, only: Option<&StepName>, by: &By, only_failed: bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    for ix in state.frontier() {
+        let step = state.step(ix);
+        let name = &state.graph.step(ix).name;
+        let backing_off = matches!(step.wake, Some((_, WaitReason::Backoff)));
+        let eligible = step.status == StepStatus::Failed || (backing_off && !only_failed);
+        if eligible && only.is_none_or(|only| only == name) {
+            events.push(Event::StepRetried { step: name.clone(), by: by.clone() });
+        }
+    }
+    events
+}
+
+fn check_params(registry: &StageRegistry, graph: &Graph, given: &Value) -> Result<(Value, Subject), Refused> {
+    let data = graph.data();
+    let empty = serde_json::Map::new();
+    let given = match given {
+        Value::Object(given) => given,
+        Value::Null => &empty,
+        _ => return Err(Refused::Params("parameters are an object of names and values".to_owned())),
+    };
+    let known = || data.params.iter().map(|param| param.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = given.keys().find(|name| data.params.iter().all(|param| param.name != **name)) {
+        let message = format!("workflow `{}` has no parameter `{unknown}`; it has: {}", data.name, known());
+        return Err(Refused::Params(message));
+    }
+    let mut checked = serde_json::Map::new();
+    let mut problems = Vec::new();
+    for param in &data.params {
+        let value = match given.get(&param.name).or(param.default.as_ref()) {
+            Some(value) => value.clone(),
+            None if param.ty.ends_with('?') => Value::Null,
+            None => {
+                problems.push(format!("parameter `{}` ({}) is missing", param.name, param.ty));
+                continue;
+            }
+        };
+        match registry.param_type(&param.ty).map(|ty| ty.normalise(value)) {
+            Some(Ok(value)) => {
+                checked.insert(param.name.clone(), value);
+            }
+            Some(Err(why)) => problems.push(format!("parameter `{}` is not a {}: {why}", param.name, param.ty)),
+            None => problems.push(format!("there is no type `{}` any more", param.ty)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Refused::Params(problems.join("; ")));
+    }
+    let params = Value::Object(checked);
+    let kind = registry
+        .subject_kind(&data.subject)
+        .ok_or_else(|| Refused::Params(format!("there is no subject `{}` any more", data.subject)))?;
+    let subject = (kind.subject)(&params).map_err(Refused::Params)?;
+    Ok((params, subject))
+}
+
+fn check_artifacts(graph: &Graph, subject: &Subject, owned: &BTreeMap<String, Value>) -> Result<(), Refused> {
+    for (_, step) in graph.steps() {
+        for source in step.inputs.values() {
+            if let Source::Subject { kind, optional: false } = source
+                && !owned.contains_key(kind)
+            {
+                let message = format!("{subject} has no `{kind}` file, which step `{}` reads; was it sealed here?", step.name);
+                return Err(Refused::Params(message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How a run ended, for callers that wait for it.
+pub fn end_of(state: &RunState) -> Option<RunEnd> {
+    match state.status {
+        crate::run::RunStatus::Succeeded => Some(RunEnd::Succeeded),
+        crate::run::RunStatus::Cancelled => Some(RunEnd::Cancelled),
+        _ => None,
+    }
+}

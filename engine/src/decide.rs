@@ -1,0 +1,105 @@
+//! What is to be done about a run: a pure function of its state. A command is derived again and again
+//! until the event that answers it is in the journal, so nothing depends on remembering it.
+
+use crate::event::{PauseReason, RunEnd};
+use crate::failure::FailureClass;
+use crate::run::{RunState, RunStatus, StepStatus};
+use crate::stage::Wake;
+use crate::workflow::{StepIx, WaitSpec};
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Start an attempt as soon as an executor has room. Answered by `AttemptStarted`.
+    Start(StepIx),
+    /// See that the current attempt runs. Answered by the attempt's end.
+    Run(StepIx),
+    /// Stop the current attempt. Answered by the attempt's end.
+    Stop(StepIx),
+    /// Begin the wait that the file declares. Answered by `StepWaiting`.
+    Wait(StepIx, WaitSpec),
+    /// Wait before the next attempt, after this many failures of the visit. Answered by `StepWaiting`.
+    Backoff(StepIx, u32),
+    /// See that the step wakes. Answered by `StepWoken`.
+    Arm(StepIx, Wake),
+    /// What the step waits for is there already. Answered by `StepWoken`.
+    Wake(StepIx),
+    /// The step has nothing to do. Answered by `StepPassed`.
+    Pass(StepIx),
+    /// Take this way back (its place in the graph). Answered by `Rewound`.
+    Rewind(usize),
+    /// Stop starting things. Answered by `RunPaused`.
+    Pause(PauseReason),
+    /// The run is over. Answered by `RunFinished`.
+    Finish(RunEnd),
+}
+
+/// What is to be done about the run. Costs the number of steps that are ready, running, waiting or
+/// failed.
+pub fn decide(run: &RunState) -> Vec<Command> {
+    let mut commands = Vec::new();
+    match run.status {
+        RunStatus::Succeeded | RunStatus::Cancelled => {}
+        RunStatus::Cancelling => {
+            let running = run.frontier().filter(|ix| run.step(*ix).status == StepStatus::Running);
+            commands.extend(running.map(Command::Stop));
+            if commands.is_empty() && run.discarding.is_empty() {
+                commands.push(Command::Finish(RunEnd::Cancelled));
+            }
+        }
+        RunStatus::Running | RunStatus::Paused => {
+            commands.extend(run.frontier().filter_map(|ix| step(run, ix)));
+            if run.status == RunStatus::Running && run.all_done() && run.discarding.is_empty() {
+                commands.push(Command::Finish(RunEnd::Succeeded));
+            }
+        }
+    }
+    commands
+}
+
+fn step(run: &RunState, ix: StepIx) -> Option<Command> {
+    let state = run.step(ix);
+    let spec = run.graph.step(ix);
+    let starts = run.status == RunStatus::Running;
+    match state.status {
+        // What was superseded may still write where the next attempt would.
+        StepStatus::Ready if !starts || !run.discarding.is_empty() => None,
+        StepStatus::Ready => Some(match &spec.wait {
+            Some(wait) if run.must_wait(ix) => Command::Wait(ix, wait.clone()),
+            _ if spec.stage.is_none() => Command::Pass(ix),
+            _ => Command::Start(ix),
+        }),
+        StepStatus::Running => Some(Command::Run(ix)),
+        StepStatus::Waiting => state.wake.as_ref().map(|(wake, _)| match wake {
+            Wake::Signal(name) if run.signals.contains_key(name) => Command::Wake(ix),
+            _ => Command::Arm(ix, wake.clone()),
+        }),
+        StepStatus::Failed => failed(run, ix).filter(|command| starts || !matches!(command, Command::Pause(_))),
+        StepStatus::Pending | StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => None,
+    }
+}
+
+/// The class of the failure decides.
+fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
+    let state = run.step(ix);
+    let spec = run.graph.step(ix);
+    let failure = state.failure.clone()?;
+    let name = spec.name.clone();
+    if failure.class == FailureClass::Rewind {
+        let edges = &run.graph.data().rewinds;
+        let edge = edges.iter().position(|edge| edge.from == ix && edge.on == failure.code);
+        return Some(match edge {
+            Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at),
+            Some(at) => Command::Pause(PauseReason::RewindsUsedUp { step: name, taken: run.rewinds[at], failure }),
+            None => Command::Pause(PauseReason::Failed { step: name, failure }),
+        });
+    }
+    if !spec.retry.on.contains(&failure.class) {
+        return Some(Command::Pause(PauseReason::Failed { step: name, failure }));
+    }
+    Some(if state.charged < spec.retry.max_attempts {
+        Command::Backoff(ix, state.failures)
+    } else {
+        Command::Pause(PauseReason::RetriesUsedUp { step: name, attempts: state.charged, failure })
+    })
+}

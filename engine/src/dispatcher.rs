@@ -1,0 +1,558 @@
+//! The one task that owns all live run state: it feeds [`Core`], commits what comes out in groups,
+//! and only then carries out the effects. Everybody else holds a [`Handle`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Now};
+use crate::core::{Blocked, Core, Dispatch, Effect, Refused, StartRun, Transition, Verb};
+use crate::crash;
+use crate::event::{By, Entry, Output};
+use crate::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
+use crate::failure::Failure;
+use crate::id::{AttemptKey, RunId, StepName, Token};
+use crate::journal::{Batch, Journal, JournalError};
+use crate::resource::Resources;
+use crate::run::{InputValue, RunState};
+use crate::stage::{Outcome, Progress, StageRegistry};
+use crate::workflow::Graph;
+
+/// Outputs up to this many bytes of JSON are kept in the journal, larger ones in payload files.
+pub const INLINE_LIMIT: usize = 16 << 10;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// It was refused; nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The journal could not be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The dispatcher has ended; whether the request took effect is in the journal.
+    #[error("the daemon is stopping; ask again after it has started")]
+    Stopped,
+}
+
+/// What is known about a run beside its rows, while it is open. None of it is durable.
+#[derive(Debug, Clone, Default)]
+pub struct LiveView {
+    /// How far running attempts are.
+    pub progress: Vec<(StepName, Progress)>,
+    /// Why ready steps have not started.
+    pub blocked: Vec<(StepName, Blocked)>,
+}
+
+/// What executors have and hold, and what is wrong.
+#[derive(Debug, Clone, Default)]
+pub struct EngineView {
+    /// Executors with what their attempts hold and how many those are.
+    pub executors: Vec<(ExecutorSpec, Resources, usize)>,
+    /// Open runs.
+    pub open: usize,
+    /// Runs that are set aside, and why.
+    pub damaged: BTreeMap<RunId, String>,
+}
+
+enum Request {
+    Start(Box<StartRun>, oneshot::Sender<Result<RunId, Refused>>),
+    Operate(RunId, Verb, By, oneshot::Sender<Result<(), Refused>>),
+    Live(RunId, oneshot::Sender<LiveView>),
+    Engine(oneshot::Sender<EngineView>),
+}
+
+enum Internal {
+    Payload { key: AttemptKey, token: Token, output: Output },
+    Report(Report),
+}
+
+/// Answers that wait for a commit.
+type Replies = Vec<Box<dyn FnOnce() + Send>>;
+
+/// A way to reach the dispatcher. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    journal: Arc<dyn Journal>,
+    registry: Arc<StageRegistry>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).await.map_err(|_| RequestError::Stopped)?;
+        answer.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Starts a run. When this returns, the run is durable. The same `key` starts no second run.
+    ///
+    /// # Errors
+    /// Wrong parameters, a subject in use, or no answer.
+    pub async fn start_run(
+        &self,
+        graph: Arc<Graph>,
+        source: String,
+        params: Value,
+        key: Option<String>,
+        by: By,
+    ) -> Result<RunId, RequestError> {
+        if let Some(key) = &key
+            && let Some(run) = self.journal.find_key(key).await?
+        {
+            return Ok(run);
+        }
+        let subject = Core::subject_of(&self.registry, &graph, &params)?;
+        let owned = self.journal.artifacts(&subject).await?;
+        let artifacts = owned.into_iter().map(|row| (row.kind, row.artifact)).collect();
+        let start = StartRun { graph, source, params, key, by, artifacts };
+        Ok(self.ask(|reply| Request::Start(Box::new(start), reply)).await??)
+    }
+
+    /// Asks something of a run. When this returns, the request is durable.
+    ///
+    /// # Errors
+    /// No such open run, the request makes no sense now, or no answer.
+    pub async fn operate(&self, run: &RunId, verb: Verb, by: By) -> Result<(), RequestError> {
+        Ok(self.ask(|reply| Request::Operate(run.clone(), verb, by, reply)).await??)
+    }
+
+    /// What is known about an open run beside its rows.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn live(&self, run: &RunId) -> Result<LiveView, RequestError> {
+        self.ask(|reply| Request::Live(run.clone(), reply)).await
+    }
+
+    /// What executors have and hold.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn engine(&self) -> Result<EngineView, RequestError> {
+        self.ask(Request::Engine).await
+    }
+
+    /// The journal, for reading.
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
+    /// The stages.
+    pub fn registry(&self) -> &Arc<StageRegistry> {
+        &self.registry
+    }
+
+    /// Changes whenever a commit or a progress report changed what there is to see.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}
+
+/// What a dispatcher is made of.
+pub struct Parts {
+    /// The durable history.
+    pub journal: Arc<dyn Journal>,
+    /// The stages.
+    pub registry: Arc<StageRegistry>,
+    /// Where attempts run.
+    pub executors: Vec<Arc<dyn Executor>>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Unpredictable in production: fences are drawn from it.
+    pub seed: [u8; 32],
+}
+
+/// How many requests and reports may queue: enough that no sender waits in normal work, few enough
+/// that memory stays bounded when the journal is slow.
+const QUEUE: usize = 4096;
+
+/// How often wall-clock timers are looked at: the wall clock may jump.
+const WALL_CHECK: Duration = Duration::from_secs(5);
+
+/// Replays the journal and makes the dispatcher and its handle. Nothing runs before [`Dispatcher::run`].
+///
+/// # Errors
+/// The journal cannot be read.
+pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
+    let specs = parts.executors.iter().map(|executor| executor.spec().clone()).collect();
+    let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
+    let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
+    for row in parts.journal.open_runs().await? {
+        match replay(&*parts.journal, &row.run, &row.graph, &mut graphs).await? {
+            Ok(state) => core.restore(state),
+            Err(why) => core.set_aside(row.run, why),
+        }
+    }
+    let (requests_in, requests) = mpsc::channel(QUEUE);
+    let (reports_in, reports) = mpsc::channel(QUEUE);
+    let (internal_in, internal) = mpsc::channel(QUEUE);
+    let (changed, changes) = watch::channel(0);
+    let handle = Handle { requests: requests_in, journal: parts.journal.clone(), registry: parts.registry.clone(), changes };
+    let executors = parts.executors.into_iter().map(|executor| (executor.spec().name.clone(), executor)).collect();
+    let dispatcher = Dispatcher {
+        core,
+        journal: parts.journal,
+        registry: parts.registry,
+        executors,
+        clock: parts.clock,
+        requests,
+        reports,
+        reports_in: Reports::new(reports_in),
+        internal,
+        internal_in,
+        changed,
+        pending: Group::default(),
+    };
+    Ok((dispatcher, handle))
+}
+
+/// Folds the journal of one run. What is wrong with this run alone is no error of the whole.
+async fn replay(
+    journal: &dyn Journal,
+    run: &RunId,
+    hash: &str,
+    graphs: &mut HashMap<String, Arc<Graph>>,
+) -> Result<Result<RunState, String>, JournalError> {
+    if !graphs.contains_key(hash) {
+        let Some(stored) = journal.graph(hash).await? else {
+            return Ok(Err(format!("the graph {hash} that it is pinned to is not in the journal")));
+        };
+        match Graph::new(stored.data) {
+            Ok(graph) => graphs.insert(hash.to_owned(), Arc::new(graph)),
+            Err(why) => return Ok(Err(format!("its graph cannot be read: {why}"))),
+        };
+    }
+    let entries = match all_entries(journal, run).await {
+        Ok(entries) => entries,
+        Err(JournalError::Corrupt(why)) => return Ok(Err(why)),
+        Err(error) => return Err(error),
+    };
+    Ok(RunState::fold(run, &graphs[hash], &entries).map_err(|error| error.to_string()))
+}
+
+/// All entries of a run, read in pieces.
+///
+/// # Errors
+/// What the journal says.
+pub async fn all_entries(journal: &dyn Journal, run: &RunId) -> Result<Vec<Entry>, JournalError> {
+    const PIECE: u32 = 1000;
+    let mut entries = Vec::new();
+    loop {
+        let from = entries.len() as u64 + 1;
+        let piece = journal.entries(run, from, PIECE).await?;
+        let last = piece.len() < PIECE as usize;
+        entries.extend(piece);
+        if last {
+            return Ok(entries);
+        }
+    }
+}
+
+/// What goes into the next commit, and what follows it.
+#[derive(Default)]
+struct Group {
+    batch: Batch,
+    effects: Vec<Effect>,
+    replies: Replies,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.effects.is_empty() && self.replies.is_empty()
+    }
+}
+
+/// The task that owns all live run state.
+pub struct Dispatcher {
+    core: Core,
+    journal: Arc<dyn Journal>,
+    registry: Arc<StageRegistry>,
+    executors: BTreeMap<String, Arc<dyn Executor>>,
+    clock: Arc<dyn Clock>,
+    requests: mpsc::Receiver<Request>,
+    reports: mpsc::Receiver<Report>,
+    reports_in: Reports,
+    internal: mpsc::Receiver<Internal>,
+    internal_in: mpsc::Sender<Internal>,
+    changed: watch::Sender<u64>,
+    pending: Group,
+}
+
+impl Dispatcher {
+    /// Runs until `shutdown` is cancelled or the journal fails. Attempts that run then are not
+    /// waited for: the replay at the next start takes them up.
+    ///
+    /// # Errors
+    /// The journal failed: whether the last commit took effect is not known, so the process must
+    /// end. The replay at the next start decides.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        let mut committing: Option<Committing> = None;
+        self.settle();
+        loop {
+            if committing.is_none() && !self.pending.is_empty() {
+                let group = std::mem::take(&mut self.pending);
+                committing = Some(Committing::new(self.journal.clone(), group));
+            }
+            let wake = self.sleep();
+            tokio::select! {
+                biased;
+                done = async { match &mut committing { Some(commit) => commit.wait().await, None => std::future::pending().await } } => {
+                    committing = None;
+                    let (effects, replies) = done?;
+                    crash::point("commit.after");
+                    for reply in replies {
+                        reply();
+                    }
+                    for effect in effects {
+                        self.carry_out(effect);
+                    }
+                    self.note_change();
+                    crash::point("effects.after");
+                }
+                () = shutdown.cancelled(), if committing.is_none() => {
+                    // Requests that were taken are answered; nothing new is begun.
+                    if self.pending.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Some(internal) = self.internal.recv() => self.take_internal(internal),
+                Some(report) = self.reports.recv() => self.take_reports(report),
+                Some(request) = self.requests.recv(), if !shutdown.is_cancelled() => self.take_request(request),
+                () = tokio::time::sleep(wake) => self.core.tick(self.clock.now()),
+            }
+            self.settle();
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn note_change(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Moves what the core has decided into the next group.
+    fn settle(&mut self) {
+        let now = self.now();
+        for Transition { append, effects } in self.core.settle(now) {
+            if let Some(append) = append {
+                self.pending.batch.push(append);
+            }
+            self.pending.effects.extend(effects);
+        }
+    }
+
+    /// How long until there is something to do even if nothing comes in.
+    fn sleep(&self) -> Duration {
+        let now = self.now();
+        let (wall, mono) = self.core.next_due();
+        let wall = wall.map(|due| Duration::from_millis(due.saturating_sub(now.wall_ms)).min(WALL_CHECK));
+        let mono = mono.map(|due| Duration::from_millis(due.saturating_sub(now.mono_ms)));
+        wall.into_iter().chain(mono).min().unwrap_or(Duration::from_secs(3600))
+    }
+
+    fn take_request(&mut self, request: Request) {
+        let now = self.now();
+        match request {
+            Request::Start(start, reply) => {
+                let answer = self.core.start(*start, now);
+                self.answer(answer, reply);
+            }
+            Request::Operate(run, verb, by, reply) => {
+                let answer = self.core.operate(&run, verb, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Live(run, reply) => {
+                let view = LiveView { progress: self.core.progress(&run), blocked: self.core.blocked(&run) };
+                discard(reply.send(view));
+            }
+            Request::Engine(reply) => {
+                let view = EngineView {
+                    executors: self.core.executors(),
+                    open: self.core.open(),
+                    damaged: self.core.damaged().clone(),
+                };
+                discard(reply.send(view));
+            }
+        }
+    }
+
+    /// A refusal is answered at once, a success when it is durable.
+    fn answer<T: Send + 'static>(&mut self, answer: Result<T, Refused>, reply: oneshot::Sender<Result<T, Refused>>) {
+        if answer.is_err() {
+            discard(reply.send(answer));
+        } else {
+            self.pending.replies.push(Box::new(move || discard(reply.send(answer))));
+        }
+    }
+
+    /// Takes a report and those that are queued behind it, so that they share a commit.
+    fn take_reports(&mut self, first: Report) {
+        let mut next = Some(first);
+        for _ in 0..QUEUE {
+            let Some(report) = next else { break };
+            self.take_report(report);
+            next = self.reports.try_recv().ok();
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        let now = self.now();
+        if matches!(report.news, News::Progress(_)) {
+            self.core.report(report, now);
+            self.note_change();
+            return;
+        }
+        if let News::Ended(Ok(Outcome::Done(value))) = &report.news {
+            match serde_json::to_vec(value) {
+                Ok(bytes) if bytes.len() > INLINE_LIMIT => {
+                    self.store_payload(report.key.clone(), report.token.clone(), value.clone(), bytes);
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "an output cannot be encoded"),
+            }
+        }
+        self.core.report(report, now);
+    }
+
+    /// A large output becomes durable before the event that names it.
+    fn store_payload(&self, key: AttemptKey, token: Token, value: Value, bytes: Vec<u8>) {
+        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
+        let task = async move {
+            let internal = match journal.put_payload(&bytes).await {
+                Ok(sha256) => {
+                    let is_artifact = |value: &Value| value.get("store").is_some() && value.get("key").is_some();
+                    let artifacts = match value {
+                        Value::Object(fields) => fields.into_iter().filter(|(_, value)| is_artifact(value)).collect(),
+                        _ => serde_json::Map::new(),
+                    };
+                    let output = Output::Payload { sha256, bytes: bytes.len() as u64, artifacts: Value::Object(artifacts) };
+                    Internal::Payload { key, token, output }
+                }
+                Err(error) => {
+                    let failure = Failure::transient("payload_not_stored", error.to_string());
+                    Internal::Report(Report { key, token, news: News::Ended(Err(failure)) })
+                }
+            };
+            discard(back.send(internal).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    fn take_internal(&mut self, internal: Internal) {
+        let now = self.now();
+        match internal {
+            Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
+            Internal::Report(report) => self.core.report(report, now),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Dispatch(dispatch) => self.dispatch(*dispatch),
+            Effect::Stop { executor, key } => {
+                if let Some(executor) = self.executors.get(&executor) {
+                    executor.stop(&key);
+                }
+            }
+            Effect::Attach { executor, key, token } => {
+                let place = self.executors.get(&executor);
+                if !place.is_some_and(|place| place.attach(&key, &token, &self.reports_in)) {
+                    let why = format!("executor `{executor}` does not have it any more after the daemon's restart");
+                    self.core.report(Report { key, token, news: News::Lost(why) }, self.clock.now());
+                }
+            }
+        }
+    }
+
+    fn dispatch(&self, dispatch: Dispatch) {
+        let Dispatch { executor, key, token, subject, stage, input, held } = dispatch;
+        let Some(place) = self.executors.get(&executor).cloned() else { return };
+        let reports = self.reports_in.clone();
+        let mut values = serde_json::Map::new();
+        let mut payloads = Vec::new();
+        for (name, value) in input {
+            match value {
+                // What is absent is left out, so that an optional field may be missing.
+                InputValue::Value(Value::Null) => {}
+                InputValue::Value(value) => {
+                    values.insert(name, value);
+                }
+                InputValue::Payload { sha256, field } => payloads.push((name, sha256, field)),
+            }
+        }
+        let job = move |values| Job { key, token, subject, stage, input: Value::Object(values), held };
+        if payloads.is_empty() {
+            place.start(job(values), reports);
+            return;
+        }
+        let journal = self.journal.clone();
+        let task = async move {
+            for (name, sha256, field) in payloads {
+                let value = match journal.payload(&sha256).await {
+                    Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                match value {
+                    Ok(mut value) => {
+                        values.insert(name, value.get_mut(&field).map(Value::take).unwrap_or(Value::Null));
+                    }
+                    Err(why) => {
+                        let Job { key, token, .. } = job(values);
+                        let failure = Failure::permanent("payload_missing", why);
+                        reports.send(Report { key, token, news: News::Ended(Err(failure)) }).await;
+                        return;
+                    }
+                }
+            }
+            place.start(job(values), reports);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    /// The stages.
+    pub fn registry(&self) -> &Arc<StageRegistry> {
+        &self.registry
+    }
+}
+
+/// A commit under way.
+struct Committing {
+    task: tokio::task::JoinHandle<Result<(), JournalError>>,
+    after: Option<(Vec<Effect>, Replies)>,
+}
+
+impl Committing {
+    fn new(journal: Arc<dyn Journal>, group: Group) -> Self {
+        let Group { batch, effects, replies } = group;
+        let task = tokio::spawn(async move {
+            if batch.is_empty() {
+                return Ok(());
+            }
+            crash::point("commit.before");
+            journal.commit(&batch).await
+        });
+        Self { task, after: Some((effects, replies)) }
+    }
+
+    async fn wait(&mut self) -> Result<(Vec<Effect>, Replies), JournalError> {
+        match (&mut self.task).await {
+            Ok(Ok(())) => Ok(self.after.take().unwrap_or_default()),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(JournalError::Store(format!("the commit task failed: {error}"))),
+        }
+    }
+}
+
+/// For results whose failure only means that nobody waits for the answer any more.
+fn discard<T, E>(result: Result<T, E>) {
+    drop(result);
+}

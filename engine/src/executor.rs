@@ -1,0 +1,110 @@
+//! What the engine asks of places where attempts run.
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::failure::Failure;
+use crate::id::{AttemptKey, StageName, Subject, Token};
+use crate::resource::Resources;
+use crate::stage::{Outcome, Progress};
+
+/// What an executor is and has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorSpec {
+    /// Its name.
+    pub name: String,
+    /// The stages it runs; nothing means all.
+    pub stages: Option<Vec<StageName>>,
+    /// What its attempts may hold together.
+    pub capacity: Resources,
+    /// How many attempts it runs at a time, whatever they need.
+    pub slots: usize,
+}
+
+impl ExecutorSpec {
+    /// Whether it runs this stage.
+    pub fn accepts(&self, stage: &StageName) -> bool {
+        self.stages.as_ref().is_none_or(|stages| stages.contains(stage))
+    }
+}
+
+/// An attempt to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Which.
+    pub key: AttemptKey,
+    /// Its fence; every report carries it.
+    pub token: Token,
+    /// What the run is about.
+    pub subject: Subject,
+    /// The stage.
+    pub stage: StageName,
+    /// Its input.
+    pub input: Value,
+    /// What it may hold.
+    pub held: Resources,
+}
+
+/// What an executor says about an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Which.
+    pub key: AttemptKey,
+    /// Its fence.
+    pub token: Token,
+    /// What happened.
+    pub news: News,
+}
+
+/// What happened to an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// It is so far.
+    Progress(Progress),
+    /// It ended, and holds nothing any more.
+    Ended(Result<Outcome<Value>, Failure>),
+    /// It ended without a result, through no fault of the work.
+    Lost(String),
+}
+
+/// Where executors send their reports.
+#[derive(Debug, Clone)]
+pub struct Reports(mpsc::Sender<Report>);
+
+impl Reports {
+    /// Reports go into this channel.
+    pub fn new(sender: mpsc::Sender<Report>) -> Self {
+        Self(sender)
+    }
+
+    /// Sends news that must arrive; waits while the dispatcher is busy. After the dispatcher has
+    /// ended nobody is interested, and the journal's replay takes the attempt up again.
+    pub async fn send(&self, report: Report) {
+        if self.0.send(report).await.is_err() {
+            tracing::debug!("report after the dispatcher ended");
+        }
+    }
+
+    /// Sends news that later news replace; drops it while the dispatcher is busy.
+    pub fn offer(&self, report: Report) {
+        if self.0.try_send(report).is_err() {
+            tracing::trace!("progress report dropped");
+        }
+    }
+}
+
+/// A place where attempts run.
+pub trait Executor: Send + Sync + 'static {
+    /// What it is and has.
+    fn spec(&self) -> &ExecutorSpec;
+
+    /// Runs an attempt; returns at once. Every started attempt ends with exactly one
+    /// [`News::Ended`] or [`News::Lost`]. Starting the same attempt again changes nothing.
+    fn start(&self, job: Job, reports: Reports);
+
+    /// Asks an attempt to stop. It still ends with one report, when it really has ended.
+    fn stop(&self, key: &AttemptKey);
+
+    /// After a restart of the daemon: whether this attempt is still here and goes on reporting.
+    fn attach(&self, key: &AttemptKey, token: &Token, reports: &Reports) -> bool;
+}

@@ -1,0 +1,180 @@
+//! What the engine asks of the durable journal, and what one commit holds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::Entry;
+use crate::id::{RunId, Subject, WorkflowName};
+use crate::rows::{RunRow, StepRow};
+use crate::run::RunStatus;
+use crate::workflow::{GraphData, StepIx};
+
+/// A graph that runs are pinned to, with the text it came from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredGraph {
+    /// What it says.
+    pub data: GraphData,
+    /// The workflow file as it was read.
+    pub source: String,
+}
+
+/// An artifact that a subject owns now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactRow {
+    /// The owner.
+    pub subject: Subject,
+    /// Its kind, for example `sealed`.
+    pub kind: String,
+    /// Where it is: an [`crate::artifact::Artifact`].
+    pub artifact: Value,
+    /// The run that made it.
+    pub run: RunId,
+}
+
+/// The next entry of one run and what it changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Append {
+    /// The entry.
+    pub entry: Entry,
+    /// The run after it.
+    pub row: RunRow,
+    /// The steps that changed, after it.
+    pub steps: Vec<StepRow>,
+    /// Artifacts of the subject that it makes current.
+    pub artifacts: Vec<ArtifactRow>,
+    /// The graph, when the entry starts the run.
+    pub graph: Option<(Arc<str>, Arc<StoredGraph>)>,
+}
+
+/// What one transaction commits: entries of any number of runs, and the rows after all of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// The entries, those of one run in order.
+    pub entries: Vec<(RunId, Entry)>,
+    /// For each run the sequence number before the batch, and its row after it.
+    pub runs: BTreeMap<RunId, (u64, RunRow)>,
+    /// Steps after the batch.
+    pub steps: BTreeMap<(RunId, StepIx), StepRow>,
+    /// Artifacts after the batch.
+    pub artifacts: BTreeMap<(Subject, String), ArtifactRow>,
+    /// Graphs that may be new, by hash.
+    pub graphs: BTreeMap<Arc<str>, Arc<StoredGraph>>,
+    /// Callers' names of runs that are new.
+    pub keys: BTreeMap<String, RunId>,
+}
+
+impl Batch {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds the next entry of a run.
+    pub fn push(&mut self, append: Append) {
+        let Append { entry, row, steps, artifacts, graph } = append;
+        let run = row.run.clone();
+        let before = self.runs.get(&run).map_or(entry.seq - 1, |(before, _)| *before);
+        if entry.seq == 1
+            && let Some(key) = &row.key
+        {
+            self.keys.insert(key.clone(), run.clone());
+        }
+        self.entries.push((run.clone(), entry));
+        for step in steps {
+            self.steps.insert((run.clone(), step.ix), step);
+        }
+        for artifact in artifacts {
+            self.artifacts.insert((artifact.subject.clone(), artifact.kind.clone()), artifact);
+        }
+        self.graphs.extend(graph);
+        self.runs.insert(run, (before, row));
+    }
+}
+
+/// Why the journal did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another daemon owns the journal, or a sequence number is taken: this process must stop.
+    #[error("another sealflow daemon has taken over this journal: {0}")]
+    Fenced(String),
+    /// Something stored cannot be understood or contradicts itself.
+    #[error("the journal is damaged: {0}")]
+    Corrupt(String),
+    /// The store failed; whether a commit took effect is not known, so the process must stop and
+    /// the replay at the next start decides.
+    #[error("the store failed: {0}")]
+    Store(String),
+}
+
+/// A future that the journal returns.
+pub type JournalFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, JournalError>> + Send + 'a>>;
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFilter {
+    /// Only runs of this workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowName>,
+    /// Only runs that stand so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<RunStatus>,
+    /// Only runs about this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
+    /// At most so many, the newest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+impl RunFilter {
+    /// Whether the filter lets a run through (its limit aside).
+    pub fn accepts(&self, row: &RunRow) -> bool {
+        self.workflow.as_ref().is_none_or(|wanted| *wanted == row.workflow)
+            && self.status.is_none_or(|wanted| wanted == row.status)
+            && self.subject.as_ref().is_none_or(|wanted| *wanted == row.subject)
+    }
+}
+
+/// The durable history of runs. Every implementation passes `testing::journal_suite`.
+pub trait Journal: Send + Sync + 'static {
+    /// Commits a batch, all of it or nothing, and returns when it would survive a power cut.
+    ///
+    /// The store refuses, as [`JournalError::Fenced`], an entry whose number is taken and any commit
+    /// of a daemon that is not the newest one.
+    fn commit<'a>(&'a self, batch: &'a Batch) -> JournalFuture<'a, ()>;
+
+    /// The row of a run.
+    fn run<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Option<RunRow>>;
+
+    /// Runs that a filter accepts, the newest first.
+    fn runs<'a>(&'a self, filter: &'a RunFilter) -> JournalFuture<'a, Vec<RunRow>>;
+
+    /// Runs that have not ended, or have attempts that have not.
+    fn open_runs(&self) -> JournalFuture<'_, Vec<RunRow>>;
+
+    /// The rows of the steps of a run that ever changed, in the order of the graph.
+    fn steps<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Vec<StepRow>>;
+
+    /// At most `limit` entries of a run from number `from` on.
+    fn entries<'a>(&'a self, run: &'a RunId, from: u64, limit: u32) -> JournalFuture<'a, Vec<Entry>>;
+
+    /// A graph.
+    fn graph<'a>(&'a self, hash: &'a str) -> JournalFuture<'a, Option<StoredGraph>>;
+
+    /// The artifacts that a subject owns.
+    fn artifacts<'a>(&'a self, subject: &'a Subject) -> JournalFuture<'a, Vec<ArtifactRow>>;
+
+    /// The run that was started under a caller's name.
+    fn find_key<'a>(&'a self, key: &'a str) -> JournalFuture<'a, Option<RunId>>;
+
+    /// Stores a large value durably and gives its SHA-256 in hex.
+    fn put_payload<'a>(&'a self, bytes: &'a [u8]) -> JournalFuture<'a, String>;
+
+    /// A large value, verified against its hash.
+    fn payload<'a>(&'a self, sha256: &'a str) -> JournalFuture<'a, Vec<u8>>;
+}

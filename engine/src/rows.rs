@@ -1,0 +1,114 @@
+//! The current-state rows of a run: what queries read. Each is a projection of [`RunState`], written
+//! in the transaction that appends the events, so that folding the journal gives the rows.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::Output;
+use crate::failure::Failure;
+use crate::id::{RunId, StepName, Subject, WorkflowName};
+use crate::run::{Current, Discarding, RunState, RunStatus, StepStatus};
+use crate::stage::{Claim, Wake};
+use crate::workflow::StepIx;
+
+/// A run, as lists show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// Its identifier.
+    pub run: RunId,
+    /// Its workflow.
+    pub workflow: WorkflowName,
+    /// The hash of the graph it keeps.
+    pub graph: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// What it does to the subject's artifacts.
+    pub claim: Claim,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Why it is paused, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The caller's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Its parameters.
+    pub params: Value,
+    /// Entries in its journal.
+    pub seq: u64,
+    /// When it started, milliseconds since 1970.
+    pub created_at: u64,
+    /// When it last changed.
+    pub updated_at: u64,
+    /// Superseded attempts that have not ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discarding: Vec<Discarding>,
+}
+
+/// A step of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// Its place in the graph.
+    pub ix: StepIx,
+    /// Its name.
+    pub step: StepName,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// Since when, milliseconds since 1970.
+    pub since: u64,
+    /// The passage.
+    pub visit: u32,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Seconds that the last ended attempt ran.
+    pub seconds: f64,
+    /// The attempt that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Current>,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake: Option<Wake>,
+    /// Its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
+    /// Its last failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// The row of a run.
+pub fn run_row(run: &RunState) -> RunRow {
+    RunRow {
+        run: run.id.clone(),
+        workflow: run.graph.data().name.clone(),
+        graph: run.graph.hash().to_string(),
+        subject: run.subject.clone(),
+        claim: run.graph.data().claim,
+        status: run.status,
+        reason: run.pause.as_ref().map(crate::event::PauseReason::text),
+        key: run.key.clone(),
+        params: run.params.clone(),
+        seq: run.seq,
+        created_at: run.created_at,
+        updated_at: run.updated_at,
+        discarding: run.discarding.values().cloned().collect(),
+    }
+}
+
+/// The row of a step.
+pub fn step_row(run: &RunState, ix: StepIx) -> StepRow {
+    let step = run.step(ix);
+    StepRow {
+        ix,
+        step: run.graph.step(ix).name.clone(),
+        status: step.status,
+        since: step.since,
+        visit: step.visit,
+        attempts: step.attempts,
+        seconds: step.seconds,
+        current: step.current.clone(),
+        wake: step.wake.as_ref().map(|(wake, _)| wake.clone()),
+        output: step.output.clone(),
+        failure: step.failure.clone(),
+    }
+}

@@ -1,0 +1,3 @@
+//! The law of journals.
+/// Suite
+pub async fn journal_suite() {}

@@ -1,0 +1,282 @@
+//! The mirror of a workflow file: what is written, with positions, before it is checked against stages.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, did_you_mean};
+use super::reader::{Complaints, Sp, Table, Value, kind, to_json};
+use crate::failure::FailureClass;
+
+pub(super) struct WorkflowFile {
+    pub(super) name: Sp<String>,
+    pub(super) description: String,
+    pub(super) subject: Sp<String>,
+    pub(super) params: Vec<ParamDecl>,
+    pub(super) defaults: Policies,
+    pub(super) steps: Vec<StepDecl>,
+    pub(super) rewinds: Vec<RewindDecl>,
+}
+
+pub(super) struct ParamDecl {
+    pub(super) name: Sp<String>,
+    pub(super) ty: Sp<String>,
+    pub(super) default: Option<Sp<serde_json::Value>>,
+    pub(super) doc: String,
+}
+
+#[derive(Default, Clone)]
+pub(super) struct Policies {
+    pub(super) retry: RetryDecl,
+    pub(super) timeout: TimeoutDecl,
+}
+
+#[derive(Default, Clone)]
+pub(super) struct RetryDecl {
+    pub(super) max_attempts: Option<Sp<u32>>,
+    pub(super) backoff: Option<Sp<Duration>>,
+    pub(super) max_backoff: Option<Sp<Duration>>,
+    pub(super) on: Option<Vec<Sp<FailureClass>>>,
+}
+
+#[derive(Default, Clone)]
+pub(super) struct TimeoutDecl {
+    pub(super) run: Option<Sp<Duration>>,
+    pub(super) silence: Option<Sp<Duration>>,
+}
+
+pub(super) struct StepDecl {
+    pub(super) name: Sp<String>,
+    pub(super) stage: Option<Sp<String>>,
+    pub(super) needs: Vec<Sp<String>>,
+    pub(super) with: Vec<(Sp<String>, Sp<Wire>)>,
+    pub(super) policies: Policies,
+    pub(super) wait: Option<Sp<WaitDecl>>,
+}
+
+pub(super) enum Wire {
+    /// `step.field` or `params.name`.
+    Reference(String),
+    Literal(serde_json::Value),
+}
+
+pub(super) enum WaitDecl {
+    For(Duration),
+    Signal(String),
+}
+
+pub(super) struct RewindDecl {
+    pub(super) span: Range<usize>,
+    pub(super) on: Sp<String>,
+    pub(super) from: Sp<String>,
+    pub(super) to: Sp<String>,
+    pub(super) max: u32,
+}
+
+/// The most a file may hold: what is larger is not a workflow.
+const MAX_FILE: usize = 1 << 20;
+
+pub(super) fn parse(text: &str) -> (Option<WorkflowFile>, Vec<Diagnostic>) {
+    if text.len() > MAX_FILE {
+        let message = format!("the file has {} bytes; a workflow has at most {MAX_FILE}", text.len());
+        return (None, vec![Diagnostic::error("too_large", 0..0, message)]);
+    }
+    let complaints = Complaints::default();
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        complaints.add(Diagnostic::error("syntax", span, error.message().trim().replace('\n', ", ")));
+    }
+    if !errors.is_empty() {
+        return (None, complaints.into_vec());
+    }
+    let file = read(Table::new("a workflow file", 0..0, root.get_ref(), &complaints));
+    (file, complaints.into_vec())
+}
+
+fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
+    let complaints = root.complaints();
+    let head = root.table("workflow");
+    if head.is_none() && root.get("workflow").is_none() {
+        let hint = "begin with [workflow], name = \"…\" and subject = \"sector\"";
+        complaints.add(Diagnostic::error("missing_key", 0..0, "there is no [workflow] table").hint(hint));
+    }
+    let (name, subject, description) = match head {
+        Some(head) => {
+            let name = head.required_string("name");
+            let subject = head.required_string("subject");
+            let description = head.string("description").map(|text| text.value).unwrap_or_default();
+            head.finish();
+            (name, subject, description)
+        }
+        None => (None, None, String::new()),
+    };
+    let params = root.table("params").map(read_params).unwrap_or_default();
+    let defaults = match root.table("defaults") {
+        Some(table) => {
+            let policies = read_policies(&table);
+            table.finish();
+            policies
+        }
+        None => Policies::default(),
+    };
+    let steps: Vec<StepDecl> = match root.table("steps") {
+        Some(table) => table.entries().into_iter().filter_map(|(name, value)| read_step(name, value, complaints)).collect(),
+        None => Vec::new(),
+    };
+    let rewinds = read_rewinds(&root);
+    root.finish();
+    Some(WorkflowFile { name: name?, description, subject: subject?, params, defaults, steps, rewinds })
+}
+
+fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
+    let complaints = table.complaints();
+    let mut params = Vec::new();
+    for (name, value) in table.entries() {
+        match value.get_ref() {
+            DeValue::String(ty) => {
+                let ty = Sp::new(ty.to_string(), value.span());
+                params.push(ParamDecl { name, ty, default: None, doc: String::new() });
+            }
+            DeValue::Table(inner) => {
+                let inner = Table::new(format!("parameter `{}`", name.value), value.span(), inner, complaints);
+                let ty = inner.required_string("type");
+                let default = inner.get("default").map(|value| Sp::new(to_json(value.get_ref()), value.span()));
+                let doc = inner.string("doc").map(|text| text.value).unwrap_or_default();
+                inner.finish();
+                if let Some(ty) = ty {
+                    params.push(ParamDecl { name, ty, default, doc });
+                }
+            }
+            other => complaints.add(
+                Diagnostic::error("wrong_type", value.span(), format!("a parameter is a type, not {}", kind(other)))
+                    .hint("write name = \"type\", or name = { type = \"…\", default = …, doc = \"…\" }"),
+            ),
+        }
+    }
+    params
+}
+
+fn read_policies(table: &Table<'_, '_>) -> Policies {
+    let mut policies = Policies::default();
+    if let Some(retry) = table.table("retry") {
+        policies.retry = RetryDecl {
+            max_attempts: retry.count("max_attempts", 1000),
+            backoff: retry.duration("backoff"),
+            max_backoff: retry.duration("max_backoff"),
+            on: retry.get("on").is_some().then(|| read_classes(&retry)),
+        };
+        retry.finish();
+    }
+    if let Some(timeout) = table.table("timeout") {
+        policies.timeout = TimeoutDecl { run: timeout.duration("run"), silence: timeout.duration("silence") };
+        timeout.finish();
+    }
+    policies
+}
+
+fn read_classes(retry: &Table<'_, '_>) -> Vec<Sp<FailureClass>> {
+    let mut classes = Vec::new();
+    for text in retry.strings("on") {
+        let class = match text.value.as_str() {
+            "transient" => FailureClass::Transient,
+            "critical" => FailureClass::Critical,
+            "permanent" => FailureClass::Permanent,
+            other => {
+                let message = format!("`{other}` is not a failure class that can be retried");
+                let hint = did_you_mean(other, ["transient", "critical", "permanent"])
+                    .unwrap_or_else(|| "use transient, critical or permanent; rewinds are [[rewind]] edges".to_owned());
+                retry.complaints().add(Diagnostic::error("unknown_class", text.span.clone(), message).hint(hint));
+                continue;
+            }
+        };
+        classes.push(Sp::new(class, text.span));
+    }
+    classes
+}
+
+fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Option<StepDecl> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let message = format!("a step is a table, not {}", kind(value.get_ref()));
+        complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [steps.NAME]"));
+        return None;
+    };
+    let table = Table::new(format!("step `{}`", name.value), name.span.clone(), table, complaints);
+    let step = StepDecl {
+        stage: table.string("stage"),
+        needs: table.strings("needs"),
+        with: table.table("with").map(|with| read_with(&with)).unwrap_or_default(),
+        policies: read_policies(&table),
+        wait: read_wait(&table),
+        name,
+    };
+    table.finish();
+    Some(step)
+}
+
+fn read_with(with: &Table<'_, '_>) -> Vec<(Sp<String>, Sp<Wire>)> {
+    let mut wires = Vec::new();
+    for (field, value) in with.entries() {
+        let wire = match value.get_ref() {
+            DeValue::String(text) => Wire::Reference(text.to_string()),
+            DeValue::Table(inner) if inner.len() == 1 && inner.contains_key("value") => {
+                inner.get("value").map_or(Wire::Literal(serde_json::Value::Null), |value| {
+                    Wire::Literal(to_json(value.get_ref()))
+                })
+            }
+            other => Wire::Literal(to_json(other)),
+        };
+        wires.push((field, Sp::new(wire, value.span())));
+    }
+    wires
+}
+
+fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
+    let value = step.get("wait")?;
+    if let DeValue::String(text) = value.get_ref() {
+        let text = Sp::new(text.to_string(), value.span());
+        return step.parse_duration("wait", &text).map(|duration| Sp::new(WaitDecl::For(duration.value), duration.span));
+    }
+    let table = step.table("wait")?;
+    let wait = match (table.duration("for"), table.string("signal")) {
+        (Some(duration), None) => Some(WaitDecl::For(duration.value)),
+        (None, Some(signal)) => Some(WaitDecl::Signal(signal.value)),
+        _ => {
+            let message = "a wait has either `for` or `signal`";
+            let hint = "write wait = \"10min\", wait = { for = \"10min\" } or wait = { signal = \"go\" }";
+            step.complaints().add(Diagnostic::error("bad_wait", value.span(), message).hint(hint));
+            None
+        }
+    };
+    let span = value.span();
+    table.finish();
+    wait.map(|wait| Sp::new(wait, span))
+}
+
+fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
+    let complaints = root.complaints();
+    let Some(value) = root.get("rewind") else { return Vec::new() };
+    let Some(items) = value.get_ref().as_array() else {
+        let message = "`rewind` is a list of tables";
+        complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [[rewind]]"));
+        return Vec::new();
+    };
+    let mut rewinds = Vec::new();
+    for item in items.iter() {
+        let Some(table) = item.get_ref().as_table() else {
+            complaints.add(Diagnostic::error("wrong_type", item.span(), "a rewind edge is a table"));
+            continue;
+        };
+        let table = Table::new("a rewind edge", item.span(), table, complaints);
+        let on = table.required_string("on");
+        let from = table.required_string("from");
+        let to = table.required_string("to");
+        let max = table.count("max", 100).map_or(3, |max| max.value);
+        table.finish();
+        if let (Some(on), Some(from), Some(to)) = (on, from, to) {
+            rewinds.push(RewindDecl { span: item.span(), on, from, to, max });
+        }
+    }
+    rewinds
+}

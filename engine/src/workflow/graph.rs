@@ -1,0 +1,272 @@
+//! The checked, resolved workflow that a run keeps from its start to its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::{Dfs, Reversed};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::failure::FailureClass;
+use crate::id::{StageName, StepName, WorkflowName};
+use crate::stage::Claim;
+
+/// A step's place in [`GraphData::steps`], which is in an order where needs come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StepIx(pub u32);
+
+impl StepIx {
+    /// As an index.
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a graph says, as it is stored and hashed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GraphData {
+    /// The workflow's name.
+    pub name: WorkflowName,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The kind of thing it is about, for example `sector`.
+    pub subject: String,
+    /// What it does to the subject's artifacts: the most that any of its stages does.
+    pub claim: Claim,
+    /// What must be given to start it.
+    pub params: Vec<ParamSpec>,
+    /// Its steps; a step comes after all that it needs.
+    pub steps: Vec<StepSpec>,
+    /// Its ways back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewinds: Vec<RewindEdge>,
+}
+
+/// A parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParamSpec {
+    /// Its name.
+    pub name: String,
+    /// The name of its type.
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// What it is when it is not given; without one it must be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Value>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub doc: String,
+}
+
+/// A step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepSpec {
+    /// Its name.
+    pub name: StepName,
+    /// Its stage; a step that only waits has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageRef>,
+    /// The steps that must have succeeded first.
+    pub needs: Vec<StepIx>,
+    /// Where each field of the input comes from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Source>,
+    /// What happens after a failure.
+    pub retry: Retry,
+    /// How long an attempt may take.
+    #[serde(default)]
+    pub timeout: Timeouts,
+    /// What is waited for once the needs are met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<WaitSpec>,
+}
+
+/// A stage as it was when the run started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageRef {
+    /// Its name.
+    pub name: StageName,
+    /// Its version.
+    pub version: u32,
+    /// The output fields that are artifacts of the subject.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<String>,
+}
+
+/// Where an input field comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A parameter of the run.
+    Param(String),
+    /// A field of the output of an earlier step.
+    Output {
+        /// The step.
+        step: StepIx,
+        /// The field.
+        field: String,
+    },
+    /// A value in the file.
+    Literal(Value),
+    /// An artifact that the subject owned when the run started.
+    Subject {
+        /// Its kind, for example `sealed`.
+        kind: String,
+        /// Whether the step can do without it.
+        optional: bool,
+    },
+}
+
+/// What happens after a failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Charged attempts of one visit before the run pauses.
+    pub max_attempts: u32,
+    /// Milliseconds before the second attempt; doubled before each later one.
+    pub backoff_ms: u64,
+    /// The most milliseconds between two attempts.
+    pub max_backoff_ms: u64,
+    /// The classes that are tried again.
+    pub on: BTreeSet<FailureClass>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            backoff_ms: 10_000,
+            max_backoff_ms: 600_000,
+            on: BTreeSet::from([FailureClass::Transient, FailureClass::Critical]),
+        }
+    }
+}
+
+impl Retry {
+    /// How long to wait after the `failed`-th failure (from 1), without jitter.
+    pub fn backoff(&self, failed: u32) -> Duration {
+        let factor = 1_u64 << failed.saturating_sub(1).min(20);
+        Duration::from_millis(self.backoff_ms.saturating_mul(factor).min(self.max_backoff_ms))
+    }
+}
+
+/// Limits of one attempt, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// From its start to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ms: Option<u64>,
+    /// Without any report of progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_ms: Option<u64>,
+}
+
+/// What a step waits for before its stage starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitSpec {
+    /// Milliseconds since its needs were met.
+    For(u64),
+    /// A signal of this name.
+    Signal(String),
+}
+
+/// A way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewindEdge {
+    /// The failure code that takes it.
+    pub on: String,
+    /// The step that fails.
+    pub from: StepIx,
+    /// The step that the run goes back to.
+    pub to: StepIx,
+    /// How often a run may take it before it pauses.
+    pub max: u32,
+}
+
+/// A [`GraphData`] with what follows from it.
+#[derive(Debug)]
+pub struct Graph {
+    data: GraphData,
+    digraph: DiGraph<StepIx, ()>,
+    by_name: BTreeMap<StepName, StepIx>,
+    hash: Arc<str>,
+}
+
+impl Graph {
+    /// Takes a graph that was resolved or stored.
+    ///
+    /// # Errors
+    /// What makes it no graph: a need that does not come earlier, a name that is there twice.
+    pub fn new(data: GraphData) -> Result<Self, String> {
+        let mut digraph = DiGraph::with_capacity(data.steps.len(), data.steps.len() * 2);
+        let mut by_name = BTreeMap::new();
+        for (at, step) in data.steps.iter().enumerate() {
+            let ix = StepIx(u32::try_from(at).map_err(|_| "too many steps".to_owned())?);
+            let node = digraph.add_node(ix);
+            if by_name.insert(step.name.clone(), ix).is_some() {
+                return Err(format!("step `{}` is there twice", step.name));
+            }
+            for need in &step.needs {
+                if need.get() >= at {
+                    return Err(format!("step `{}` needs a step that does not come before it", step.name));
+                }
+                digraph.add_edge(NodeIndex::new(need.get()), node, ());
+            }
+        }
+        let last = data.steps.len();
+        if data.rewinds.iter().any(|edge| edge.from.get() >= last || edge.to.get() >= last) {
+            return Err("a rewind edge names a step that is not there".to_owned());
+        }
+        let bytes = serde_json::to_vec(&data).map_err(|error| error.to_string())?;
+        let hash = hex::encode(Sha256::digest(&bytes)).into();
+        Ok(Self { data, digraph, by_name, hash })
+    }
+
+    /// What the graph says.
+    pub fn data(&self) -> &GraphData {
+        &self.data
+    }
+
+    /// SHA-256 of the stored form, in hex: the identity that a run is pinned to.
+    pub fn hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    /// One step.
+    pub fn step(&self, ix: StepIx) -> &StepSpec {
+        &self.data.steps[ix.get()]
+    }
+
+    /// All steps with their places, needs first.
+    pub fn steps(&self) -> impl Iterator<Item = (StepIx, &StepSpec)> {
+        (0..).map(StepIx).zip(&self.data.steps)
+    }
+
+    /// The place of a step.
+    pub fn find(&self, name: &StepName) -> Option<StepIx> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The steps that need this one directly.
+    pub fn dependents(&self, ix: StepIx) -> impl Iterator<Item = StepIx> + '_ {
+        self.digraph.neighbors(NodeIndex::new(ix.get())).map(|node| self.digraph[node])
+    }
+
+    /// The step itself and all that need it, directly or not.
+    pub fn with_descendants(&self, ix: StepIx) -> BTreeSet<StepIx> {
+        let mut dfs = Dfs::new(&self.digraph, NodeIndex::new(ix.get()));
+        std::iter::from_fn(|| dfs.next(&self.digraph)).map(|node| self.digraph[node]).collect()
+    }
+
+    /// All steps that this one needs, directly or not.
+    pub fn ancestors(&self, ix: StepIx) -> BTreeSet<StepIx> {
+        let reversed = Reversed(&self.digraph);
+        let mut dfs = Dfs::new(reversed, NodeIndex::new(ix.get()));
+        let all = std::iter::from_fn(|| dfs.next(reversed)).map(|node| self.digraph[node]);
+        all.filter(|other| *other != ix).collect()
+    }
+}

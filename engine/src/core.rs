@@ -919,7 +919,7 @@ fn check_params(registry: &StageRegistry, graph: &Graph, given: &Value) -> Resul
     for param in &data.params {
         let value = match given.get(&param.name).or(param.default.as_ref()) {
             Some(value) => value.clone(),
-            None if param.ty.ends_with('?') => Value::Null,
+            None if param.ty.ends_with('?') => continue,
             None => {
                 problems.push(format!("parameter `{}` ({}) is missing", param.name, param.ty));
                 continue;

@@ -109,7 +109,8 @@ impl Handle {
         }
         let subject = Core::subject_of(&self.registry, &graph, &params)?;
         let owned = self.journal.artifacts(&subject).await?;
-        let artifacts = owned.into_iter().map(|row| (row.kind, row.artifact)).collect();
+        let artifacts = owned.into_iter().filter(|row| !row.artifact.is_null());
+        let artifacts = artifacts.map(|row| (row.kind, row.artifact)).collect();
         let start = StartRun { graph, source, params, key, by, artifacts };
         Ok(self.ask(|reply| Request::Start(Box::new(start), reply)).await??)
     }

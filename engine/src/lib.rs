@@ -11,6 +11,7 @@ pub mod core;
 pub mod crash;
 pub mod decide;
 pub mod dispatcher;
+pub mod durable;
 pub mod event;
 pub mod executor;
 pub mod failure;

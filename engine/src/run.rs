@@ -373,7 +373,8 @@ impl RunState {
         spec.inputs.iter().map(|(name, source)| (name.clone(), value(source))).collect()
     }
 
-    /// Every artifact that the run made or found, by kind; of several the one of the latest step.
+    /// Every artifact that the run made or found, by kind; of several the one of the latest step. One
+    /// that a step did away with is null.
     pub fn artifacts(&self) -> BTreeMap<String, Value> {
         let mut artifacts = BTreeMap::new();
         if let Value::Object(found) = &self.subject_artifacts {
@@ -386,7 +387,7 @@ impl RunState {
                 None => continue,
             };
             for kind in &stage.artifacts {
-                if let Some(artifact) = fields.get(kind).filter(|artifact| !artifact.is_null()) {
+                if let Some(artifact) = fields.get(kind) {
                     artifacts.insert(kind.clone(), artifact.clone());
                 }
             }

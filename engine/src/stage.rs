@@ -385,9 +385,9 @@ impl StageRegistry {
         self.stages.values().map(|(info, _)| info)
     }
 
-    /// A parameter type.
+    /// A parameter type. A trailing `?`, for a value that may be absent, makes no difference here.
     pub fn param_type(&self, name: &str) -> Option<&ParamType> {
-        self.types.get(name)
+        self.types.get(name.strip_suffix('?').unwrap_or(name))
     }
 
     /// All parameter types, by name.

@@ -1,0 +1,106 @@
+//! Between our types and those of the proofs library: conversions, errors, and what its work costs.
+
+use filecoin_proofs_api::{PieceInfo as LibraryPiece, ProverId, SectorId, UnpaddedBytesAmount};
+use sealflow_engine::failure::{Failure, FailureClass};
+use sealflow_engine::resource::Resources;
+use serde_json::Value;
+
+use crate::types::{ActorId, PieceInfo, SealProof, SectorNumber};
+
+/// The library's name of a miner: the payload of its ID address (the number as unsigned LEB128),
+/// filled up with zeros.
+pub(crate) fn prover_id(miner: ActorId) -> ProverId {
+    let mut id = [0_u8; 32];
+    let mut rest = miner.0;
+    for byte in &mut id {
+        *byte = u8::try_from(rest & 0x7f).unwrap_or(0);
+        rest >>= 7;
+        if rest == 0 {
+            break;
+        }
+        *byte |= 0x80;
+    }
+    id
+}
+
+pub(crate) fn sector_id(sector: SectorNumber) -> SectorId {
+    SectorId::from(sector.0)
+}
+
+/// Pieces as the library takes them: sizes without padding.
+pub(crate) fn library_pieces(pieces: &[PieceInfo]) -> Result<Vec<LibraryPiece>, Failure> {
+    let convert = |piece: &PieceInfo| {
+        LibraryPiece::new(piece.comm_p.0, UnpaddedBytesAmount(piece.padded_bytes / 128 * 127))
+            .map_err(|error| Failure::permanent("bad_piece", format!("{error:#}")))
+    };
+    pieces.iter().map(convert).collect()
+}
+
+/// The failure of a library call. Disk trouble keeps its own code; the rest is tried again a few
+/// times, because a bit flip or a busy GPU looks the same from here as a real defect.
+pub(crate) fn library_failure(what: &str, error: &anyhow::Error) -> Failure {
+    for cause in error.chain() {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull
+                    | std::io::ErrorKind::QuotaExceeded
+                    | std::io::ErrorKind::PermissionDenied
+                    | std::io::ErrorKind::ReadOnlyFilesystem
+            )
+        {
+            let mut failure = Failure::io(what, std::path::Path::new(""), io);
+            failure.message = format!("{what}: {error:#}");
+            return failure;
+        }
+    }
+    Failure::new(FailureClass::Transient, "proofs_library", format!("{what}: {error:#}"))
+}
+
+/// The sector size that an input is about; 64 GiB, the largest, if it does not say.
+pub(crate) fn sector_bytes(input: &Value) -> u64 {
+    let proof = input["proof_type"].as_str().and_then(|text| text.parse::<SealProof>().ok());
+    proof.map_or(64 << 30, SealProof::sector_bytes)
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Light work: it mostly waits for disks or networks.
+pub(crate) fn light() -> Resources {
+    Resources { cpu: 0, memory: 64 * MIB }
+}
+
+/// Work on one core with buffers.
+pub(crate) fn one_core() -> Resources {
+    Resources { cpu: 1, memory: 128 * MIB }
+}
+
+/// PC1 keeps two layers and the parent cache in memory.
+pub(crate) fn pc1(sector_bytes: u64) -> Resources {
+    Resources { cpu: 1, memory: 2 * sector_bytes + 128 * MIB }
+}
+
+/// PC2 uses every core; its memory grows with the sector up to what the column hasher batches.
+pub(crate) fn pc2(sector_bytes: u64) -> Resources {
+    Resources { cpu: u32::MAX, memory: (3 * sector_bytes).min(100 * GIB) + 512 * MIB }
+}
+
+/// C2 uses every core. At 2 KiB and 8 MiB the parameters and the witness take some 4 GiB (measured);
+/// production sizes need the 190 GiB that operators provide for them.
+pub(crate) fn groth(sector_bytes: u64) -> Resources {
+    let memory = if sector_bytes <= 8 * MIB { 4 * GIB } else if sector_bytes <= GIB { 16 * GIB } else { 190 * GIB };
+    Resources { cpu: u32::MAX, memory }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prover_ids_are_address_payloads() {
+        assert_eq!(prover_id(ActorId(1000))[..3], [0xe8, 0x07, 0]);
+        assert_eq!(prover_id(ActorId(0))[..2], [0, 0]);
+        assert_eq!(prover_id(ActorId(u64::MAX))[9], 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! Commit2: proves the vanilla proofs in zero knowledge (Groth16). The second-longest stage.
+//!
+//! **Reads** C1's output; the Groth16 parameters of the proof type.
+//!
+//! **Writes** nothing.
+//!
+//! **Costs** all cores, or a GPU with the features `cuda` or `opencl`; at 32 GiB some 190 GiB of memory.
+//! The first proof of a process loads the parameters, which then stay in memory.
+//!
+//! **Fails**
+//! - `parameters_missing` (permanent): generate or fetch them (the message says how), then retry.
+//! - `artifact_damaged` (permanent): C1's output is not what C1 wrote; retry `c1`.
+//! - `proofs_library` (transient): the library failed; tried again.
+
+use filecoin_proofs_api::seal::{SealCommitPhase1Output, seal_commit_phase2};
+use schemars::JsonSchema;
+use sealflow_engine::artifact::Artifact;
+use sealflow_engine::failure::Failure;
+use sealflow_engine::resource::Resources;
+use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::params::{ParamKind, ParamSet, ParamsDir, SetState, status};
+use crate::types::{ActorId, SealProof, SectorNumber};
+use crate::{progress, proofs};
+
+/// What it takes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Input {
+    /// The seal proof type.
+    pub proof_type: SealProof,
+    /// The miner.
+    pub miner: ActorId,
+    /// The sector.
+    pub sector: SectorNumber,
+    /// The vanilla proofs.
+    pub c1_output: Artifact,
+}
+
+/// What it gives.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// The proof, in hexadecimal: 192 bytes a partition.
+    pub proof: String,
+}
+
+/// See the module.
+pub struct C2 {
+    /// Where the parameters are.
+    pub params: ParamsDir,
+}
+
+impl Stage for C2 {
+    const NAME: &'static str = "c2";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = include_str!("c2.rs");
+    const CLAIM: Claim = Claim::Read;
+    type Input = Input;
+    type Output = Output;
+
+    fn costs(&self, input: &Value) -> Resources {
+        proofs::groth(proofs::sector_bytes(input))
+    }
+
+    async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        let path = cx.local_path(&input.c1_output)?;
+        let params = self.params.clone();
+        let cx2 = cx.clone();
+        cx.blocking(move || {
+            check_parameters(&params, input.proof_type)?;
+            let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
+            let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+            if input.c1_output.digest.as_ref().is_some_and(|recorded| *recorded != digest) {
+                let text = format!("{} is not what C1 wrote; retry step c1", path.display());
+                return Err(Failure::permanent("artifact_damaged", text));
+            }
+            let phase1: SealCommitPhase1Output = serde_json::from_slice(&bytes)
+                .map_err(|error| Failure::permanent("bad_input", format!("C1 output: {error}")))?;
+            progress::phase(&cx2, "Groth16 proof");
+            let (prover, sector) = (proofs::prover_id(input.miner), proofs::sector_id(input.sector));
+            let output = seal_commit_phase2(phase1, prover, sector)
+                .map_err(|error| proofs::library_failure("C2", &error))?;
+            Ok(Outcome::Done(Output { proof: hex::encode(output.proof) }))
+        })
+        .await
+    }
+}
+
+/// The parameter set of a proof type.
+pub(crate) fn parameter_set(proof_type: SealProof) -> Result<ParamSet, Failure> {
+    let bytes = proof_type.sector_bytes();
+    ParamSet::all()
+        .find(|set| set.kind == ParamKind::PoRep && set.size.bytes() == bytes)
+        .ok_or_else(|| Failure::permanent("parameters_missing", format!("no parameters for {bytes} bytes")))
+}
+
+/// The library would generate missing parameters on its own, for hours; so they are looked for first.
+fn check_parameters(params: &ParamsDir, proof_type: SealProof) -> Result<(), Failure> {
+    let set = parameter_set(proof_type)?;
+    let found = status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
+    if found.state == SetState::Present {
+        return Ok(());
+    }
+    let text = format!(
+        "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
+        params.path().display(),
+        super::proof_parameters::how_to_get(set)
+    );
+    Err(Failure::permanent("parameters_missing", text))
+}

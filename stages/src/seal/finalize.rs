@@ -1,0 +1,74 @@
+//! Removes a sector's working files once what must last is in a store: layers, trees, the data, and
+//! what attempts left behind. Lotus calls it FinalizeSector.
+//!
+//! **Reads** the replica, the cache and the description in the store, to be sure that they are whole.
+//!
+//! **Writes** nothing; removes the sector's folder in the scratch store.
+//!
+//! **Costs** one core for checksums.
+//!
+//! **Fails**
+//! - `artifact_damaged`, `artifact_missing` (permanent): the store does not have what was put there;
+//!   nothing was removed; check the store, then retry from `persist`.
+
+use schemars::JsonSchema;
+use sealflow_engine::artifact::{Artifact, SCRATCH};
+use sealflow_engine::failure::Failure;
+use sealflow_engine::resource::Resources;
+use sealflow_engine::stage::{Outcome, Stage, StageContext};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cache::CacheDir;
+use crate::{progress, proofs};
+
+/// What it takes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Input {
+    /// The replica, in a store.
+    pub sealed: Artifact,
+    /// The last tree and the auxiliary files, in a store.
+    pub cache: Artifact,
+    /// The description of the sector, in a store.
+    pub sector_info: Artifact,
+}
+
+/// What it gives: the working files that are gone.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// Gone.
+    pub unsealed: Option<Artifact>,
+    /// Gone.
+    pub c1_output: Option<Artifact>,
+}
+
+/// See the module.
+pub struct Finalize;
+
+impl Stage for Finalize {
+    const NAME: &'static str = "finalize";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = include_str!("finalize.rs");
+    type Input = Input;
+    type Output = Output;
+
+    fn costs(&self, _: &Value) -> Resources {
+        proofs::one_core()
+    }
+
+    async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        for artifact in [&input.sealed, &input.cache, &input.sector_info] {
+            if artifact.store == SCRATCH {
+                let text = format!("{} is still in the scratch store; run persist before finalize", artifact.key);
+                return Err(Failure::permanent("not_persisted", text));
+            }
+            progress::phase(cx, format!("verifying {}", artifact.key));
+            cx.stores.get(&artifact.store)?.verify(artifact).await?;
+        }
+        progress::phase(cx, "removing working files");
+        let lock = CacheDir::lock(cx)?;
+        cx.stores.get(SCRATCH)?.delete(&cx.subject.folder()).await?;
+        drop(lock);
+        Ok(Outcome::Done(Output { unsealed: None, c1_output: None }))
+    }
+}

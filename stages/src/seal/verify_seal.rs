@@ -1,0 +1,92 @@
+//! Verifies a seal proof, as the network would.
+//!
+//! **Reads** the verifying key of the proof type.
+//!
+//! **Writes** nothing.
+//!
+//! **Costs** milliseconds.
+//!
+//! **Fails**
+//! - `proof_invalid` (rewind): the proof does not verify; a workflow sends the run back to the step
+//!   that can make it right, else the run pauses.
+//! - `proofs_library` (transient): the library failed; tried again.
+
+use filecoin_proofs_api::seal::verify_seal;
+use schemars::JsonSchema;
+use sealflow_engine::failure::Failure;
+use sealflow_engine::resource::Resources;
+use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::proofs;
+use crate::types::{ActorId, CommD, CommR, SealProof, SectorNumber, Seed, Ticket};
+
+/// What it takes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Input {
+    /// The seal proof type.
+    pub proof_type: SealProof,
+    /// The miner.
+    pub miner: ActorId,
+    /// The sector.
+    pub sector: SectorNumber,
+    /// The randomness that the replica is bound to.
+    pub ticket: Ticket,
+    /// The randomness that chose the challenges.
+    pub seed: Seed,
+    /// The data commitment.
+    pub comm_d: CommD,
+    /// The commitment to the replica.
+    pub comm_r: CommR,
+    /// The proof, in hexadecimal.
+    pub proof: String,
+}
+
+/// What it gives.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// Always true: what does not verify fails.
+    pub verified: bool,
+}
+
+/// See the module.
+pub struct VerifySeal;
+
+impl Stage for VerifySeal {
+    const NAME: &'static str = "verify_seal";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = include_str!("verify_seal.rs");
+    const CLAIM: Claim = Claim::None;
+    type Input = Input;
+    type Output = Output;
+
+    fn costs(&self, _: &Value) -> Resources {
+        proofs::one_core()
+    }
+
+    async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        cx.blocking(move || {
+            let proof = hex::decode(&input.proof)
+                .map_err(|_| Failure::permanent("bad_input", "the proof is not hexadecimal"))?;
+            let verified = verify_seal(
+                input.proof_type.0,
+                input.comm_r.0,
+                input.comm_d.0,
+                proofs::prover_id(input.miner),
+                proofs::sector_id(input.sector),
+                input.ticket.0,
+                input.seed.0,
+                &proof,
+            )
+            .map_err(|error| proofs::library_failure("verify the seal", &error))?;
+            if verified {
+                Ok(Outcome::Done(Output { verified }))
+            } else {
+                let text = format!("the proof of {} with comm_r {} does not verify", input.sector.0, input.comm_r);
+                Err(Failure::rewind("proof_invalid", text))
+            }
+        })
+        .await
+    }
+}

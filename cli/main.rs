@@ -1,2 +1,38 @@
-//! the sealflow binary
-fn main(){}
+//! The sealflow binary: parses the command line, prepares the process, runs one command.
+
+mod api;
+mod args;
+mod builtin;
+mod commands;
+mod config;
+mod draw;
+mod environment;
+mod exit;
+mod home;
+mod output;
+mod view;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Cli::parse();
+    let result = environment::prepare(&args).and_then(|cx| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            // Admission by CPU and memory bounds the work; this bounds mistakes.
+            .max_blocking_threads(256)
+            .thread_name("sealflow")
+            .build()?;
+        let result = runtime.block_on(commands::run(cx, args.command));
+        // A proof cannot be interrupted; what it would still give is not waited for.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}

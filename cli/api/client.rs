@@ -1,0 +1,163 @@
+//! The commands' side of the API, and where they read when no daemon runs: from the store itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::{Method, StatusCode};
+use sealflow_engine::id::RunId;
+use sealflow_engine::journal::{Journal, RunFilter};
+use sealflow_storage::journal::SurrealJournal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Health, Problem, StartRequest, Started, VerbRequest};
+use crate::environment::Context;
+use crate::exit::{CliError, Kind, not_found};
+use crate::view::{self, EntryView, RunDetail, RunSummary};
+use crate::wire;
+
+/// A connection to the daemon of a home.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    /// Finds the daemon of the home; nothing if none answers.
+    pub(crate) async fn find(cx: &Context) -> anyhow::Result<Option<Self>> {
+        let Some(listening) = cx.home.listening() else { return Ok(None) };
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(2)).build()?;
+        let client = Self { http, url: listening.url, token: cx.home.token()? };
+        match client.call::<(), Health>(Method::GET, "/api/v1/health", None).await {
+            Ok(_) => Ok(Some(client)),
+            Err(error) if error.chain().any(|cause| cause.downcast_ref::<reqwest::Error>().is_some()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The daemon of the home.
+    ///
+    /// # Errors
+    /// Exit code 5, and the command that starts one.
+    pub(crate) async fn need(cx: &Context) -> anyhow::Result<Self> {
+        match Self::find(cx).await? {
+            Some(client) => Ok(client),
+            None => {
+                let text = format!("no daemon runs on {}", cx.home.root().display());
+                let hint = format!("start one: sealflow --home {} daemon", cx.home.root().display());
+                Err(CliError::new(Kind::NoDaemon, text).hint(hint).into())
+            }
+        }
+    }
+
+    async fn call<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&B>) -> anyhow::Result<T> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("the daemon at {} does not answer", self.url))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.json().await?);
+        }
+        let problem: Problem = response
+            .json()
+            .await
+            .unwrap_or_else(|_| Problem { code: "internal".to_owned(), message: format!("the daemon answers {status}") });
+        let kind = match (status, problem.code.as_str()) {
+            (StatusCode::NOT_FOUND, _) => Kind::NotFound,
+            (_, "bad_workflow") => Kind::Config,
+            (StatusCode::BAD_REQUEST, _) => Kind::Usage,
+            _ => Kind::Failed,
+        };
+        Err(CliError::new(kind, problem.message).into())
+    }
+
+    pub(crate) async fn health(&self) -> anyhow::Result<Health> {
+        self.call::<(), _>(Method::GET, "/api/v1/health", None).await
+    }
+
+    pub(crate) async fn start(&self, request: &StartRequest) -> anyhow::Result<Started> {
+        self.call(Method::POST, "/api/v1/runs", Some(request)).await
+    }
+
+    pub(crate) async fn verb(&self, run: &RunId, verb: &str, request: &VerbRequest) -> anyhow::Result<Started> {
+        self.call(Method::POST, &format!("/api/v1/runs/{run}/{verb}"), Some(request)).await
+    }
+}
+
+/// Where reading commands read.
+pub(crate) enum Source {
+    /// The daemon.
+    Daemon(Client),
+    /// The store, because no daemon runs.
+    Store(Arc<SurrealJournal>),
+}
+
+impl Source {
+    /// The daemon of the home if one runs, else its store.
+    pub(crate) async fn open(cx: &Context) -> anyhow::Result<Self> {
+        if let Some(client) = Client::find(cx).await? {
+            return Ok(Self::Daemon(client));
+        }
+        if cx.config.journal.url.is_none() && !cx.home.journal().exists() {
+            let text = format!("there is no sealflow data in {}", cx.home.root().display());
+            let error = CliError::new(Kind::NotFound, text);
+            return Err(error.hint("name the data directory with --home, or make one with `sealflow init`").into());
+        }
+        Ok(Self::Store(wire::journal(cx, false).await?))
+    }
+
+    /// Lets go of what was opened.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        if let Self::Store(journal) = self {
+            journal.close().await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn runs(&self, filter: &RunFilter) -> anyhow::Result<Vec<RunSummary>> {
+        match self {
+            Self::Store(journal) => Ok(view::list(&**journal, filter).await?),
+            Self::Daemon(client) => {
+                let mut query = url::form_urlencoded::Serializer::new(String::new());
+                let value = serde_json::to_value(filter)?;
+                for (name, value) in value.as_object().into_iter().flatten() {
+                    match value {
+                        serde_json::Value::String(text) => query.append_pair(name, text),
+                        other => query.append_pair(name, &other.to_string()),
+                    };
+                }
+                client.call::<(), _>(Method::GET, &format!("/api/v1/runs?{}", query.finish()), None).await
+            }
+        }
+    }
+
+    pub(crate) async fn run(&self, run: &RunId) -> anyhow::Result<RunDetail> {
+        match self {
+            Self::Store(journal) => {
+                let detail = view::detail(&**journal, run, None).await?;
+                detail.ok_or_else(|| not_found(format!("there is no run {run}")))
+            }
+            Self::Daemon(client) => client.call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}"), None).await,
+        }
+    }
+
+    /// At most 1000 entries of a run's journal from number `from` on.
+    pub(crate) async fn entries(&self, run: &RunId, from: u64) -> anyhow::Result<Vec<EntryView>> {
+        match self {
+            Self::Store(journal) => {
+                if journal.run(run).await?.is_none() {
+                    return Err(not_found(format!("there is no run {run}")));
+                }
+                Ok(journal.entries(run, from, 1000).await?.iter().map(view::entry).collect())
+            }
+            Self::Daemon(client) => {
+                let path = format!("/api/v1/runs/{run}/journal?from={from}&limit=1000");
+                client.call::<(), _>(Method::GET, &path, None).await
+            }
+        }
+    }
+}

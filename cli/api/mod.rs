@@ -1,0 +1,108 @@
+//! The daemon's JSON over HTTP, described by OpenAPI, and its client. People and programs use the same.
+
+mod client;
+mod server;
+
+pub(crate) use client::{Client, Source};
+pub(crate) use server::{openapi, serve};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// A run to start.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartRequest {
+    /// A name in the daemon's home, or an embedded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workflow: Option<String>,
+    /// The text of a workflow file, instead of a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Its parameters, by name.
+    #[serde(default)]
+    pub(crate) params: Value,
+    /// The caller's name for the run: starting it again under the same key gives the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// Who asks, and why.
+    #[serde(default)]
+    pub(crate) by: ByRequest,
+}
+
+/// Who asks for something, and why. It goes into the journal.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ByRequest {
+    /// A person or program.
+    #[serde(default)]
+    pub(crate) who: String,
+    /// The reason.
+    #[serde(default)]
+    pub(crate) why: String,
+}
+
+/// A run that was started.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Started {
+    /// Its identifier.
+    pub(crate) run: String,
+}
+
+/// Something asked of a run.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VerbRequest {
+    /// The step, for `retry`; all failed steps if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<String>,
+    /// The name, for `signal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signal: Option<String>,
+    /// What comes with a signal.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(crate) data: Value,
+    /// Who asks, and why.
+    #[serde(default)]
+    pub(crate) by: ByRequest,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Problem {
+    /// `not_found`, `refused`, `bad_request`, `bad_workflow`, `unauthorized` or `internal`.
+    pub(crate) code: String,
+    /// What happened and what to do.
+    pub(crate) message: String,
+}
+
+/// The daemon's state.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Health {
+    /// Its version.
+    pub(crate) version: String,
+    /// Open runs.
+    pub(crate) open_runs: usize,
+    /// Runs that contradict themselves and are left alone.
+    pub(crate) set_aside: Vec<String>,
+    /// Executors.
+    pub(crate) executors: Vec<ExecutorView>,
+}
+
+/// An executor.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ExecutorView {
+    /// Its name.
+    pub(crate) name: String,
+    /// Attempts that it runs now.
+    pub(crate) attempts: usize,
+    /// Cores it has.
+    pub(crate) cpu: u32,
+    /// Cores that attempts hold.
+    pub(crate) cpu_held: u32,
+    /// Bytes of memory it has.
+    pub(crate) memory: u64,
+    /// Bytes of memory that attempts hold.
+    pub(crate) memory_held: u64,
+}

@@ -1,0 +1,265 @@
+//! The daemon's side of the API. Every request shows the token of the home.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use sealflow_engine::core::{Refused, Verb};
+use sealflow_engine::dispatcher::{Handle, RequestError};
+use sealflow_engine::event::By;
+use sealflow_engine::id::RunId;
+use sealflow_engine::journal::{Journal, JournalError, RunFilter};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{ByRequest, ExecutorView, Health, Problem, StartRequest, Started, VerbRequest};
+use crate::builtin;
+use crate::view::{self, EntryView, RunDetail, RunSummary};
+
+#[derive(OpenApi)]
+#[openapi(info(title = "sealflow", description = "Durable workflows for Filecoin storage providers."))]
+struct Description;
+
+struct Api {
+    handle: Handle,
+    token: String,
+    workflows: std::path::PathBuf,
+}
+
+type Shared = State<Arc<Api>>;
+
+/// The most bytes of a request: a workflow file and its parameters.
+const BODY_LIMIT: usize = 4 << 20;
+
+fn router() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(health))
+        .routes(routes!(list_runs, start_run))
+        .routes(routes!(show_run))
+        .routes(routes!(run_journal))
+        .routes(routes!(run_verb))
+        .routes(routes!(describe))
+}
+
+/// The OpenAPI description.
+pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
+    router().split_for_parts().1
+}
+
+/// Serves until `stop` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    handle: Handle,
+    token: String,
+    workflows: std::path::PathBuf,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let api = Arc::new(Api { handle, token, workflows });
+    let (router, _) = router().split_for_parts();
+    let router = router
+        .layer(middleware::from_fn_with_state(api.clone(), authorize))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(api);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn authorize(State(api): Shared, headers: HeaderMap, request: Request, next: Next) -> Response {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| bool::from(shown.ct_eq(api.token.as_bytes()))) {
+        return next.run(request).await;
+    }
+    let text = "show the token in the home's file `token` as `Authorization: Bearer …`";
+    ApiError(StatusCode::UNAUTHORIZED, "unauthorized", text.to_owned()).into_response()
+}
+
+struct ApiError(StatusCode, &'static str, String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self(status, code, message) = self;
+        (status, Json(Problem { code: code.to_owned(), message })).into_response()
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let message = error.to_string();
+        match error {
+            RequestError::Refused(Refused::NoRun(_)) => Self(StatusCode::NOT_FOUND, "not_found", message),
+            RequestError::Refused(Refused::Params(_)) => Self(StatusCode::BAD_REQUEST, "bad_request", message),
+            RequestError::Refused(_) => Self(StatusCode::CONFLICT, "refused", message),
+            RequestError::Journal(_) => Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
+            RequestError::Stopped => Self(StatusCode::SERVICE_UNAVAILABLE, "internal", message),
+        }
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+    }
+}
+
+fn run_id(text: &str) -> Result<RunId, ApiError> {
+    text.parse().map_err(|error: sealflow_engine::id::NameError| {
+        ApiError(StatusCode::BAD_REQUEST, "bad_request", error.to_string())
+    })
+}
+
+fn no_run(text: &str) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, "not_found", format!("there is no run {text}; `sealflow run list` shows all"))
+}
+
+fn by(request: ByRequest) -> By {
+    let who = if request.who.is_empty() { "api".to_owned() } else { request.who };
+    By { who: who.chars().take(200).collect(), why: request.why.chars().take(1000).collect() }
+}
+
+/// The daemon's state and what its executors hold.
+#[utoipa::path(get, path = "/api/v1/health", responses((status = 200, body = Health)))]
+async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
+    let engine = api.handle.engine().await?;
+    let executors = engine.executors.into_iter().map(|(spec, held, attempts)| ExecutorView {
+        name: spec.name,
+        attempts,
+        cpu: spec.capacity.cpu,
+        cpu_held: held.cpu,
+        memory: spec.capacity.memory,
+        memory_held: held.memory,
+    });
+    Ok(Json(Health {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        open_runs: engine.open,
+        set_aside: engine.damaged.iter().map(|(run, why)| format!("{run}: {why}")).collect(),
+        executors: executors.collect(),
+    }))
+}
+
+#[derive(Debug, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// Only runs of this workflow.
+    workflow: Option<String>,
+    /// Only runs that stand so.
+    status: Option<String>,
+    /// Only runs about this.
+    subject: Option<String>,
+    /// At most so many, the newest first.
+    limit: Option<u32>,
+}
+
+/// Runs, the newest first.
+#[utoipa::path(get, path = "/api/v1/runs", params(ListQuery), responses((status = 200, body = Vec<RunSummary>)))]
+async fn list_runs(State(api): Shared, Query(query): Query<ListQuery>) -> Result<Json<Vec<RunSummary>>, ApiError> {
+    let bad = |what: String| ApiError(StatusCode::BAD_REQUEST, "bad_request", what);
+    let filter = serde_json::json!({
+        "workflow": query.workflow, "status": query.status, "subject": query.subject, "limit": query.limit,
+    });
+    let filter: RunFilter = serde_json::from_value(filter).map_err(|error| bad(error.to_string()))?;
+    Ok(Json(view::list(&**api.handle.journal(), &filter).await?))
+}
+
+/// Starts a run.
+#[utoipa::path(post, path = "/api/v1/runs", request_body = StartRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
+async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Result<Json<Started>, ApiError> {
+    let bad = |code, what: String| ApiError(StatusCode::BAD_REQUEST, code, what);
+    let found = match (request.workflow, request.source) {
+        (None, Some(text)) => builtin::Found { label: "workflow".to_owned(), path: None, text },
+        // A path would let a client read files as the daemon.
+        (Some(name), None) if name.contains('/') || name.ends_with(".toml") => {
+            return Err(bad("bad_request", format!("`{name}` is a path; send the file's text as `source`")));
+        }
+        (Some(name), None) => {
+            builtin::find(&name, &api.workflows).map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?
+        }
+        _ => return Err(bad("bad_request", "give one of `workflow` and `source`".to_owned())),
+    };
+    let (graph, _) =
+        builtin::graph(&found, api.handle.registry()).map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
+    let run = api.handle.start_run(graph, found.text, request.params, request.key, by(request.by)).await?;
+    Ok(Json(Started { run: run.to_string() }))
+}
+
+/// A run with its steps.
+#[utoipa::path(get, path = "/api/v1/runs/{run}", responses((status = 200, body = RunDetail), (status = 404, body = Problem)))]
+async fn show_run(State(api): Shared, Path(run): Path<String>) -> Result<Json<RunDetail>, ApiError> {
+    let id = run_id(&run)?;
+    let live = api.handle.live(&id).await?;
+    let detail = view::detail(&**api.handle.journal(), &id, Some(&live)).await?;
+    detail.map(Json).ok_or_else(|| no_run(&run))
+}
+
+#[derive(Debug, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct JournalQuery {
+    /// The first entry.
+    #[serde(default)]
+    from: u64,
+    /// At most so many, 1000 unless told otherwise.
+    limit: Option<u32>,
+}
+
+/// The journal of a run.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/journal", params(JournalQuery), responses((status = 200, body = Vec<EntryView>)))]
+async fn run_journal(
+    State(api): Shared,
+    Path(run): Path<String>,
+    Query(query): Query<JournalQuery>,
+) -> Result<Json<Vec<EntryView>>, ApiError> {
+    let id = run_id(&run)?;
+    let journal: &dyn Journal = &**api.handle.journal();
+    if journal.run(&id).await?.is_none() {
+        return Err(no_run(&run));
+    }
+    let limit = query.limit.unwrap_or(1000).min(1000);
+    let entries = journal.entries(&id, query.from.max(1), limit).await?;
+    Ok(Json(entries.iter().map(view::entry).collect()))
+}
+
+/// Asks something of a run: `pause`, `resume`, `cancel`, `retry` or `signal`.
+#[utoipa::path(post, path = "/api/v1/runs/{run}/{verb}", request_body = VerbRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
+async fn run_verb(
+    State(api): Shared,
+    Path((run, verb)): Path<(String, String)>,
+    Json(request): Json<VerbRequest>,
+) -> Result<Json<Started>, ApiError> {
+    let id = run_id(&run)?;
+    let bad = |what: String| ApiError(StatusCode::BAD_REQUEST, "bad_request", what);
+    let verb = match (verb.as_str(), request.signal) {
+        ("pause", None) => Verb::Pause,
+        ("resume", None) => Verb::Resume,
+        ("cancel", None) => Verb::Cancel,
+        ("retry", None) => {
+            let step = request.step.as_deref().map(str::parse).transpose();
+            Verb::Retry(step.map_err(|error: sealflow_engine::id::NameError| bad(error.to_string()))?)
+        }
+        ("signal", Some(name)) => Verb::Signal(name, request.data),
+        ("signal", None) => return Err(bad("a signal needs a name".to_owned())),
+        (other, _) => return Err(bad(format!("a run cannot be asked to `{other}`"))),
+    };
+    match api.handle.operate(&id, verb, by(request.by)).await {
+        Ok(()) => Ok(Json(Started { run })),
+        Err(RequestError::Refused(Refused::NoRun(id))) => match api.handle.journal().run(&id).await? {
+            Some(row) => {
+                let text = format!("run {id} has ended ({})", row.status.as_str());
+                Err(ApiError(StatusCode::CONFLICT, "refused", text))
+            }
+            None => Err(no_run(&run)),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// This description.
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200)))]
+async fn describe() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}

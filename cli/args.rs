@@ -1,0 +1,47 @@
+//! The command line. The doc comments are the help.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{completions, config, daemon, demo, doctor, init, params, run, stage, store, workflow};
+
+/// Durable workflows for Filecoin storage providers.
+///
+/// `sealflow demo` seals a small sector with real proofs, here and now. `sealflow init` makes a data
+/// directory, `sealflow daemon` runs what `sealflow run start` asks for.
+#[derive(Debug, Parser)]
+#[command(version, after_help = crate::exit::CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    /// The data directory [default: ~/.sealflow]
+    #[arg(long, global = true, env = "SEALFLOW_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(demo::Args),
+    Init(init::Args),
+    Daemon(daemon::Args),
+    Run(run::Args),
+    Workflow(workflow::Args),
+    Stage(stage::Args),
+    Params(params::Args),
+    Store(store::Args),
+    Doctor(doctor::Args),
+    Config(config::Args),
+    Completions(completions::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,58 @@
+//! `sealflow daemon`: decides, owns the store, and serves the API.
+
+use anyhow::Context as _;
+use sealflow_engine::journal::Journal;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::Context;
+use crate::home::Listening;
+use crate::{api, output, wire};
+
+/// Run the daemon: it starts, watches and resumes runs, and answers the other commands
+///
+/// Stop it with Ctrl-C or SIGTERM at any time, or kill it: the next start resumes every run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen for the other commands, instead of the configured address
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<std::net::SocketAddr>,
+}
+
+pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
+    let mut engine = wire::Engine::start(&cx).await?;
+    let address = args.listen.unwrap_or(cx.config.daemon.listen);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let local = listener.local_addr()?;
+    let url = format!("http://{local}");
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(api::serve(
+        listener,
+        engine.handle.clone(),
+        cx.home.token()?,
+        cx.home.workflows(),
+        stop.clone(),
+    ));
+    cx.home.set_listening(Some(&Listening { url: url.clone(), pid: std::process::id() }))?;
+    let open = engine.journal.open_runs().await?.len();
+    tracing::info!(home = %cx.home.root().display(), url, open_runs = open, journal = engine.journal.place(), "daemon ready");
+    output::note(&format!("sealflow daemon on {}, listening on {url}", cx.home.root().display()));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let failure = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        error = engine.failed() => Some(error),
+    };
+    cx.home.set_listening(None)?;
+    stop.cancel();
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            tracing::info!("daemon stops; runs go on at the next start");
+            server.await??;
+            engine.stop().await
+        }
+    }
+}

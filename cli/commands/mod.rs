@@ -1,0 +1,36 @@
+//! The commands, one file a noun.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod init;
+pub(crate) mod params;
+pub(crate) mod run;
+pub(crate) mod stage;
+pub(crate) mod store;
+pub(crate) mod workflow;
+
+use crate::args::Command;
+use crate::environment::Context;
+
+/// Runs one command.
+pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(cx, args).await,
+        Command::Init(args) => init::run(&cx, &args),
+        Command::Daemon(args) => daemon::run(cx, args).await,
+        Command::Run(args) => run::run(cx, args).await,
+        Command::Workflow(args) => workflow::run(&cx, args).await,
+        Command::Stage(args) => stage::run(&cx, &args),
+        Command::Params(args) => params::run(&cx, args).await,
+        Command::Store(args) => store::run(&cx, args).await,
+        Command::Doctor(args) => doctor::run(&cx, &args),
+        Command::Config(args) => config::run(&cx, args),
+        Command::Completions(args) => {
+            completions::run(&args);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! `sealflow run`: start runs, look at them, and tell them what to do.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use sealflow_engine::id::{RunId, Subject, WorkflowName};
+use sealflow_engine::journal::RunFilter;
+use sealflow_engine::run::RunStatus;
+use serde_json::{Map, Value};
+
+use crate::api::{ByRequest, Client, Source, StartRequest, VerbRequest};
+use crate::environment::Context;
+use crate::exit::{CliError, Kind};
+use crate::view::{RunDetail, RunSummary};
+use crate::{builtin, draw, output, wire};
+
+/// Start runs, look at them, and tell them what to do
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Reason {
+    /// Why, for the journal
+    #[arg(long, default_value = "")]
+    why: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a run of a workflow
+    ///
+    /// Example: sealflow run start seal_offline -p miner=f01000 -p sector=7
+    /// -p proof_type=StackedDrg2KiBV1_1 -p 'pieces=["/data/piece.car"]'
+    Start {
+        /// A file, or the name of a workflow
+        workflow: String,
+        /// A parameter; the value is JSON, or a plain text
+        #[arg(short, long = "param", value_name = "NAME=VALUE")]
+        params: Vec<String>,
+        /// A name of your own: starting again under the same key gives the same run
+        #[arg(long)]
+        key: Option<String>,
+        /// Stay and watch it to its end
+        #[arg(long)]
+        watch: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// List runs, the newest first
+    List {
+        /// Only runs of this workflow
+        #[arg(long)]
+        workflow: Option<String>,
+        /// Only runs that stand so: running, paused, cancelling, succeeded, cancelled
+        #[arg(long)]
+        status: Option<String>,
+        /// Only runs about this, for example f01000/7
+        #[arg(long)]
+        subject: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a run with its steps
+    Show {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Watch a run until it ends or pauses
+    Watch {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// Print a line of JSON for every change
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the journal of a run: everything that happened to it
+    Logs {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// Print a line of JSON for every entry
+        #[arg(long)]
+        json: bool,
+        /// Go on until the run ends
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Start nothing more of a run; what runs now ends
+    Pause {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Let a paused run go on; failed steps are tried again
+    Resume {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// End a run; what is finished stays
+    Cancel {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Try failed or backing-off steps again, now, with a fresh retry budget
+    Retry {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// Only this step
+        #[arg(long)]
+        step: Option<String>,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Send a run a signal that one of its steps waits for
+    Signal {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// The signal's name
+        name: String,
+        /// What comes with it, as JSON
+        #[arg(long, default_value = "null")]
+        data: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+}
+
+/// Who works at this terminal.
+pub(crate) fn who() -> String {
+    std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn by(reason: Reason) -> ByRequest {
+    ByRequest { who: who(), why: reason.why }
+}
+
+pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Start { workflow, params, key, watch, json, reason } => {
+            let found = builtin::find(&workflow, &cx.home.workflows())?;
+            // Checked here first, so that complaints show the user's own file.
+            builtin::graph(&found, &wire::registry(&cx))?;
+            let params = parse_params(&params)?;
+            let client = Client::need(&cx).await?;
+            let request =
+                StartRequest { workflow: None, source: Some(found.text), params, key, by: by(reason) };
+            let started = client.start(&request).await?;
+            if watch {
+                let source = Source::Daemon(client);
+                return watch_run(&source, &started.run.parse()?, json).await;
+            }
+            if json {
+                return output::json(&started);
+            }
+            output::data(&started.run);
+            output::note(&format!("watch it: sealflow run watch {}", started.run));
+            Ok(())
+        }
+        Command::List { workflow, status, subject, limit, json } => {
+            let filter = filter(workflow, status, subject, limit)?;
+            let source = Source::open(&cx).await?;
+            let runs = source.runs(&filter).await;
+            source.close().await?;
+            list(&runs?, json)
+        }
+        Command::Show { run, json } => {
+            let source = Source::open(&cx).await?;
+            let detail = async { source.run(&find(&source, &run).await?).await }.await;
+            source.close().await?;
+            show(&detail?, json)
+        }
+        Command::Watch { run, json } => {
+            let source = Source::open(&cx).await?;
+            let watched = async { watch_run(&source, &find(&source, &run).await?, json).await }.await;
+            source.close().await?;
+            watched
+        }
+        Command::Logs { run, json, follow } => {
+            let source = Source::open(&cx).await?;
+            let logged = async { logs(&source, &find(&source, &run).await?, json, follow).await }.await;
+            source.close().await?;
+            logged
+        }
+        Command::Pause { run, reason } => ask(&cx, &run, "pause", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
+        Command::Resume { run, reason } => ask(&cx, &run, "resume", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
+        Command::Cancel { run, reason } => ask(&cx, &run, "cancel", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
+        Command::Retry { run, step, reason } => {
+            ask(&cx, &run, "retry", VerbRequest { step, by: by(reason), ..VerbRequest::default() }).await
+        }
+        Command::Signal { run, name, data, reason } => {
+            let data = serde_json::from_str(&data)
+                .map_err(|error| CliError::new(Kind::Usage, format!("--data is not JSON: {error}")))?;
+            ask(&cx, &run, "signal", VerbRequest { signal: Some(name), data, by: by(reason), step: None }).await
+        }
+    }
+}
+
+async fn ask(cx: &Context, run: &str, verb: &str, request: VerbRequest) -> anyhow::Result<()> {
+    let source = Source::Daemon(Client::need(cx).await?);
+    let run = find(&source, run).await?;
+    if let Source::Daemon(client) = &source {
+        client.verb(&run, verb, &request).await?;
+    }
+    output::note(&format!("{verb}: {run}"));
+    Ok(())
+}
+
+fn filter(
+    workflow: Option<String>,
+    status: Option<String>,
+    subject: Option<String>,
+    limit: u32,
+) -> anyhow::Result<RunFilter> {
+    let usage = |error: String| CliError::new(Kind::Usage, error);
+    let status = match status {
+        None => None,
+        Some(text) => Some(serde_json::from_value::<RunStatus>(Value::String(text.clone())).map_err(|_| {
+            usage(format!("`{text}` is not a status; there are running, paused, cancelling, succeeded, cancelled"))
+        })?),
+    };
+    Ok(RunFilter {
+        workflow: workflow.map(|text| WorkflowName::new(&text)).transpose().map_err(|error| usage(error.to_string()))?,
+        status,
+        subject: subject.map(|text| Subject::new(&text)).transpose().map_err(|error| usage(error.to_string()))?,
+        limit: Some(limit),
+    })
+}
+
+/// A run by its name, by the end of its name, or the latest one.
+async fn find(source: &Source, text: &str) -> anyhow::Result<RunId> {
+    if let Ok(run) = text.parse() {
+        return Ok(run);
+    }
+    let runs = source.runs(&RunFilter { limit: Some(10_000), ..RunFilter::default() }).await?;
+    let fits: Vec<&RunSummary> = match text {
+        "latest" => runs.iter().take(1).collect(),
+        end => runs.iter().filter(|run| end.len() >= 4 && run.run.ends_with(end)).collect(),
+    };
+    match fits.as_slice() {
+        [run] => Ok(run.run.parse()?),
+        [] => Err(crate::exit::not_found(format!("there is no run `{text}`; `sealflow run list` shows all"))),
+        several => {
+            let text = format!("`{text}` fits {} runs; give more of the name", several.len());
+            Err(CliError::new(Kind::Usage, text).into())
+        }
+    }
+}
+
+/// Parameters from `name=value`: JSON where the value is JSON, else a text.
+fn parse_params(given: &[String]) -> anyhow::Result<Value> {
+    let mut params = Map::new();
+    for text in given {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(CliError::new(Kind::Usage, format!("`{text}` is not NAME=VALUE")).into());
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        if params.insert(name.to_owned(), value).is_some() {
+            return Err(CliError::new(Kind::Usage, format!("parameter `{name}` is given twice")).into());
+        }
+    }
+    Ok(Value::Object(params))
+}
+
+fn list(runs: &[RunSummary], json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(runs);
+    }
+    if runs.is_empty() {
+        output::note("no runs; start one with `sealflow run start` or `sealflow demo`");
+        return Ok(());
+    }
+    let row = |run: &RunSummary| {
+        vec![
+            run.run.clone(),
+            run.workflow.clone(),
+            run.subject.clone(),
+            run.status.clone(),
+            run.created_at.clone(),
+            run.reason.clone().unwrap_or_default(),
+        ]
+    };
+    output::table(&["run", "workflow", "subject", "status", "started", "reason"], runs.iter().map(row).collect());
+    Ok(())
+}
+
+fn show(run: &RunDetail, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(run);
+    }
+    output::data(&draw::run(run));
+    Ok(())
+}
+
+/// How often a watched run is looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Whether nothing more happens to a run by itself.
+fn rests(run: &RunDetail) -> bool {
+    let status = run.summary.status.as_str();
+    let ends = matches!(status, "succeeded" | "cancelled");
+    ends || (status == "paused" && run.steps.iter().all(|step| step.status != "running"))
+}
+
+/// Watches until the run ends or rests; a run that did not succeed is exit code 6.
+async fn watch_run(source: &Source, run: &RunId, json: bool) -> anyhow::Result<()> {
+    let mut screen = Screen::default();
+    let mut last = None;
+    let detail = loop {
+        let detail = source.run(run).await?;
+        if json {
+            if last.as_ref() != Some(&detail) {
+                output::json_line(&detail)?;
+            }
+        } else {
+            screen.show(&detail);
+        }
+        if rests(&detail) || matches!(source, Source::Store(_)) {
+            break detail;
+        }
+        last = Some(detail);
+        tokio::time::sleep(LOOK).await;
+    };
+    if !json {
+        screen.end();
+        output::data(&draw::run(&detail));
+    }
+    verdict(&detail)
+}
+
+/// Success, or exit code 6 and why.
+pub(crate) fn verdict(run: &RunDetail) -> anyhow::Result<()> {
+    if run.summary.status == "succeeded" {
+        return Ok(());
+    }
+    let reason = run.summary.reason.clone().unwrap_or_default();
+    let text = format!("run {} is {}{}{reason}", run.summary.run, run.summary.status, if reason.is_empty() { "" } else { ": " });
+    Err(CliError::new(Kind::RunFailed, text).into())
+}
+
+/// A picture on standard error that is drawn over again; where nobody looks, a line for each change.
+#[derive(Default)]
+pub(crate) struct Screen {
+    lines: usize,
+    told: Vec<(String, String, u32)>,
+}
+
+impl Screen {
+    pub(crate) fn show(&mut self, run: &RunDetail) {
+        if output::is_interactive() {
+            let term = console::Term::stderr();
+            let width = usize::from(term.size().1);
+            let text = draw::run(run);
+            let lines: Vec<String> =
+                text.lines().map(|line| console::truncate_str(line, width.saturating_sub(1), "…").into_owned()).collect();
+            let drawn = term.clear_last_lines(self.lines).and_then(|()| term.write_line(&lines.join("\n")));
+            self.lines = if drawn.is_ok() { lines.len() } else { 0 };
+            return;
+        }
+        for step in &run.steps {
+            let now = (step.step.clone(), step.status.clone(), step.attempts);
+            let before = self.told.iter().position(|told| told.0 == step.step);
+            if before.is_some_and(|at| self.told[at] == now) {
+                continue;
+            }
+            if !matches!(step.status.as_str(), "pending" | "ready") {
+                let seconds = if step.status == "succeeded" { draw::seconds(step.seconds) } else { String::new() };
+                output::note(format!("{:18} {:10} {seconds}", step.step, step.status).trim_end());
+            }
+            match before {
+                Some(at) => self.told[at] = now,
+                None => self.told.push(now),
+            }
+        }
+    }
+
+    /// Clears the picture, before the last one is printed as data.
+    pub(crate) fn end(&mut self) {
+        if self.lines > 0 && console::Term::stderr().clear_last_lines(self.lines).is_ok() {
+            self.lines = 0;
+        }
+    }
+}
+
+async fn logs(source: &Source, run: &RunId, json: bool, follow: bool) -> anyhow::Result<()> {
+    let mut next = 1;
+    loop {
+        let entries = source.entries(run, next).await?;
+        for entry in &entries {
+            if json {
+                output::json_line(entry)?;
+            } else {
+                for event in &entry.events {
+                    output::data(&log_line(&entry.at, event));
+                }
+            }
+            next = entry.seq + 1;
+        }
+        if !entries.is_empty() {
+            continue;
+        }
+        if !follow || matches!(source, Source::Store(_)) || rests(&source.run(run).await?) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// An event on one line: when, what, and its fields.
+fn log_line(at: &str, event: &Value) -> String {
+    let mut parts = vec![at.to_owned(), event["event"].as_str().unwrap_or("?").to_owned()];
+    for (name, value) in event.as_object().into_iter().flatten() {
+        if matches!(name.as_str(), "event" | "token" | "graph") {
+            continue;
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let short: String = text.chars().take(200).collect();
+        let dots = if short.len() < text.len() { "…" } else { "" };
+        parts.push(format!("{name}={short}{dots}"));
+    }
+    parts.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn params_are_json_or_text() {
+        let given = ["a=1", "b=text", "c=[\"x\"]", "d=\"1\"", "e="].map(str::to_owned);
+        assert_eq!(parse_params(&given).unwrap(), json!({"a": 1, "b": "text", "c": ["x"], "d": "1", "e": ""}));
+        assert!(parse_params(&["a".to_owned()]).is_err());
+        assert!(parse_params(&["a=1".to_owned(), "a=2".to_owned()]).is_err());
+    }
+}

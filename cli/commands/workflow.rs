@@ -1,0 +1,149 @@
+//! `sealflow workflow`: workflow files.
+
+use clap::{Subcommand, ValueEnum};
+use sealflow_engine::workflow::{Severity, load};
+use serde_json::json;
+
+use crate::environment::Context;
+use crate::exit::{CliError, Kind};
+use crate::{builtin, draw, output, wire};
+
+/// Check, draw and list workflow files
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List workflows: those in the data directory and those that come with sealflow
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say everything that is wrong with a workflow, at its line
+    Check {
+        /// Files, or names of workflows; all of them if nothing is said
+        workflows: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a workflow's file
+    Show {
+        /// A file, or the name of a workflow
+        workflow: String,
+        /// Print the resolved graph as JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw a workflow
+    Graph {
+        /// A file, or the name of a workflow
+        workflow: String,
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// For the terminal
+    Text,
+    /// For Mermaid, which many documentation tools draw
+    Mermaid,
+    /// For Graphviz
+    Dot,
+}
+
+pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
+    let registry = wire::registry(cx);
+    let home = cx.home.workflows();
+    match args.command {
+        Command::List { json } => {
+            let mut list = Vec::new();
+            for name in builtin::names(&home) {
+                let found = builtin::find(&name, &home)?;
+                let (graph, _) = load(&found.text, &registry);
+                let origin = found.path.as_ref().map_or("built in".to_owned(), |path| path.display().to_string());
+                let (description, steps, status) = match &graph {
+                    Some(graph) => (graph.data().description.clone(), graph.data().steps.len(), "ok"),
+                    None => (String::new(), 0, "wrong"),
+                };
+                list.push(json!({
+                    "workflow": name, "origin": origin, "status": status, "steps": steps, "description": description,
+                }));
+            }
+            if json {
+                return output::json(&list);
+            }
+            let text = |value: &serde_json::Value, key: &str| match &value[key] {
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let keys = ["workflow", "status", "steps", "origin", "description"];
+            output::table(&keys, list.iter().map(|row| keys.iter().map(|key| text(row, key)).collect()).collect());
+            Ok(())
+        }
+        Command::Check { workflows, json } => check(cx, &workflows, json),
+        Command::Show { workflow, json } => {
+            let found = builtin::find(&workflow, &home)?;
+            if json {
+                let (graph, _) = builtin::graph(&found, &registry)?;
+                return output::json(graph.data());
+            }
+            output::data(&found.text);
+            Ok(())
+        }
+        Command::Graph { workflow, format } => {
+            let found = builtin::find(&workflow, &home)?;
+            let (graph, _) = builtin::graph(&found, &registry)?;
+            output::data(&match format {
+                Format::Text => draw::ascii(graph.data()),
+                Format::Mermaid => draw::mermaid(graph.data()),
+                Format::Dot => draw::dot(graph.data()),
+            });
+            Ok(())
+        }
+    }
+}
+
+fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
+    let registry = wire::registry(cx);
+    let home = cx.home.workflows();
+    let names = if workflows.is_empty() { builtin::names(&home) } else { workflows.to_vec() };
+    let mut problems = Vec::new();
+    let mut errors = 0;
+    for name in &names {
+        let found = builtin::find(name, &home)?;
+        let (graph, diagnostics) = load(&found.text, &registry);
+        errors += diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        if json {
+            problems.extend(diagnostics.iter().map(|diagnostic| {
+                let (line, column) = diagnostic.position(&found.text);
+                json!({
+                    "file": found.label, "line": line, "column": column, "severity": diagnostic.severity,
+                    "code": diagnostic.code, "message": diagnostic.message, "hint": diagnostic.hint,
+                })
+            }));
+        } else if !diagnostics.is_empty() {
+            output::note(&draw::diagnostics(&found.label, &found.text, &diagnostics));
+            output::note("");
+        }
+        if let (Some(graph), false) = (graph, json) {
+            let data = graph.data();
+            output::note(&format!("{} is right: workflow `{}`, {} steps", found.label, data.name, data.steps.len()));
+        }
+    }
+    if json {
+        output::json(&problems)?;
+    }
+    if errors == 0 {
+        return Ok(());
+    }
+    let text = if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") };
+    Err(CliError::new(Kind::Config, text).into())
+}

@@ -1,0 +1,166 @@
+//! The site configuration: `config.toml` in the home. Unknown keys are errors; what is not set has the
+//! value that `sealflow config default` shows.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{CliError, Kind};
+
+/// The commented default file. A test holds it against [`Config::default`].
+pub(crate) const DEFAULT_TEXT: &str = include_str!("config.default.toml");
+
+/// Which network the sectors are for. It chooses the folder of proof parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Network {
+    /// A network of one's own, with parameters generated on this machine.
+    #[default]
+    Devnet,
+    /// The calibration network, with published parameters.
+    Calibration,
+    /// The main network, with published parameters.
+    Mainnet,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) network: Network,
+    pub(crate) daemon: Daemon,
+    pub(crate) journal: Journal,
+    pub(crate) executor: Executor,
+    pub(crate) scratch: Scratch,
+    pub(crate) stores: BTreeMap<String, Store>,
+    pub(crate) params: Params,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Daemon {
+    pub(crate) listen: std::net::SocketAddr,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Journal {
+    pub(crate) url: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Executor {
+    pub(crate) cpu: Option<u32>,
+    pub(crate) memory: Option<ByteSize>,
+    pub(crate) slots: usize,
+}
+
+impl Default for Executor {
+    fn default() -> Self {
+        Self { cpu: None, memory: None, slots: 64 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { path: "scratch".into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Params {
+    pub(crate) path: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file; one that is not there says nothing.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", path.display());
+                return Err(CliError::new(Kind::Config, message).into());
+            }
+        };
+        Self::parse(&text).map_err(|error| CliError::new(Kind::Config, render(path, &text, &error)).into())
+    }
+
+    /// Reads the text of a file.
+    pub(crate) fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The stores, with the default one where none of its name is configured.
+    pub(crate) fn stores(&self) -> BTreeMap<String, Store> {
+        let mut stores = self.stores.clone();
+        stores.entry("store".to_owned()).or_insert_with(|| Store { path: "store".into() });
+        stores
+    }
+}
+
+fn render(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let span = error.span().unwrap_or(0..0);
+    let name = path.display().to_string();
+    let snippet = Snippet::source(text).path(&name).annotation(AnnotationKind::Primary.span(span));
+    let report = &[Level::ERROR.primary_title(error.message()).element(snippet)];
+    let renderer = if console::colors_enabled_stderr() { Renderer::styled() } else { Renderer::plain() };
+    format!("the configuration is wrong\n{}", renderer.render(report))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_says_the_defaults() {
+        assert_eq!(Config::parse(DEFAULT_TEXT).unwrap(), Config::default(), "as shipped, all commented out");
+        let live: String = DEFAULT_TEXT
+            .lines()
+            .filter_map(|line| match line.strip_prefix("#: ") {
+                Some(setting) => Some(format!("{setting}\n")),
+                None if line.starts_with('[') => Some(format!("{line}\n")),
+                None => None,
+            })
+            .collect();
+        let mut config = Config::parse(&live).unwrap();
+        assert_eq!(config.stores.remove("store"), Some(Store { path: "store".into() }));
+        // What depends on the machine has an example in the file instead of a default.
+        config.executor.cpu = None;
+        config.executor.memory = None;
+        config.journal = Journal::default();
+        config.params = Params::default();
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let error = Config::parse("[executor]\ncpus = 3\n").unwrap_err();
+        assert!(error.message().contains("unknown field `cpus`"), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! Pictures in text: diagnostics in their file, a workflow's graph, a run's steps.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use console::{Style, style};
+use sealflow_engine::workflow::{Diagnostic, GraphData, Severity};
+
+use crate::view::{RunDetail, StepView};
+
+/// Every complaint about a file, drawn at its place.
+pub(crate) fn diagnostics(label: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
+    let renderer = if console::colors_enabled_stderr() { Renderer::styled() } else { Renderer::plain() };
+    let mut drawn = Vec::new();
+    for diagnostic in diagnostics {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let snippet = Snippet::source(text)
+            .path(label)
+            .annotation(AnnotationKind::Primary.span(diagnostic.span.clone()));
+        let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
+        let mut report = vec![title.element(snippet)];
+        if let Some(hint) = &diagnostic.hint {
+            report.push(Group::with_title(Level::HELP.secondary_title(hint.as_str())));
+        }
+        drawn.push(renderer.render(&report));
+    }
+    drawn.join("\n\n")
+}
+
+/// A graph for Mermaid, which many documentation tools draw.
+pub(crate) fn mermaid(graph: &GraphData) -> String {
+    let mut text = String::from("graph TD\n");
+    for step in &graph.steps {
+        text.push_str(&format!("  {}[\"{}\"]\n", step.name, label(graph, step.name.as_str())));
+    }
+    for step in &graph.steps {
+        for need in &step.needs {
+            text.push_str(&format!("  {} --> {}\n", graph.steps[need.get()].name, step.name));
+        }
+    }
+    for edge in &graph.rewinds {
+        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
+        text.push_str(&format!("  {from} -. \"{} (at most {})\" .-> {to}\n", edge.on, edge.max));
+    }
+    text
+}
+
+/// A graph for Graphviz.
+pub(crate) fn dot(graph: &GraphData) -> String {
+    let mut text = format!("digraph \"{}\" {{\n  rankdir=TB;\n  node [shape=box];\n", graph.name);
+    for step in &graph.steps {
+        text.push_str(&format!("  \"{}\" [label=\"{}\"];\n", step.name, label(graph, step.name.as_str())));
+        for need in &step.needs {
+            text.push_str(&format!("  \"{}\" -> \"{}\";\n", graph.steps[need.get()].name, step.name));
+        }
+    }
+    for edge in &graph.rewinds {
+        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
+        text.push_str(&format!("  \"{from}\" -> \"{to}\" [style=dashed, label=\"{}\", constraint=false];\n", edge.on));
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn label(graph: &GraphData, name: &str) -> String {
+    let stage = graph.steps.iter().find(|step| step.name.as_str() == name).and_then(|step| step.stage.as_ref());
+    match stage {
+        Some(stage) if stage.name.as_str() != name => format!("{name} ({})", stage.name),
+        Some(_) => name.to_owned(),
+        None => format!("{name} (wait)"),
+    }
+}
+
+/// A graph in the terminal.
+pub(crate) fn ascii(graph: &GraphData) -> String {
+    let labels: Vec<String> = graph.steps.iter().map(|step| label(graph, step.name.as_str())).collect();
+    let nodes: Vec<(usize, &str)> = labels.iter().map(String::as_str).enumerate().collect();
+    let edges: Vec<(usize, usize)> = reduced_edges(graph);
+    let dag = ascii_dag::Graph::from_edges(&nodes, &edges);
+    let mut text = dag.render().trim_end().to_owned();
+    text.push('\n');
+    for edge in &graph.rewinds {
+        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
+        text.push_str(&format!("{from} goes back to {to} on {} (at most {} times)\n", edge.on, edge.max));
+    }
+    text
+}
+
+/// The edges that other paths do not imply: what a picture needs.
+fn reduced_edges(graph: &GraphData) -> Vec<(usize, usize)> {
+    let mut above: Vec<std::collections::BTreeSet<usize>> = Vec::new();
+    let mut edges = Vec::new();
+    for (at, step) in graph.steps.iter().enumerate() {
+        let needs: Vec<usize> = step.needs.iter().map(|need| need.get()).collect();
+        for need in &needs {
+            if !needs.iter().any(|other| above[*other].contains(need)) {
+                edges.push((*need, at));
+            }
+        }
+        let mut all: std::collections::BTreeSet<usize> = needs.iter().copied().collect();
+        for need in &needs {
+            all.extend(above[*need].iter().copied());
+        }
+        above.push(all);
+    }
+    edges
+}
+
+/// A sign and a color for a status.
+fn mark(status: &str) -> (&'static str, Style) {
+    match status {
+        "succeeded" => ("✓", Style::new().green()),
+        "running" => ("▶", Style::new().cyan().bold()),
+        "waiting" => ("⏲", Style::new().yellow()),
+        "ready" => ("○", Style::new().cyan()),
+        "failed" => ("✗", Style::new().red().bold()),
+        "cancelled" | "skipped" => ("–", Style::new().dim()),
+        _ => ("·", Style::new().dim()),
+    }
+}
+
+/// Seconds for people.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if seconds < 10.0 {
+        return format!("{seconds:.1}s");
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^64")]
+    let whole = std::time::Duration::from_secs(seconds.round() as u64);
+    humantime::format_duration(whole).to_string()
+}
+
+/// A run's steps as a graph: each step hangs below the last of those that it needs.
+pub(crate) fn run(run: &RunDetail) -> String {
+    let mut lines = vec![head(run)];
+    let depth = depths(&run.steps);
+    let name_width = run.steps.iter().zip(&depth).map(|(step, depth)| step.step.len() + 2 * depth).max().unwrap_or(0);
+    for (step, depth) in run.steps.iter().zip(&depth) {
+        lines.push(step_line(step, *depth, name_width));
+    }
+    lines.join("\n")
+}
+
+fn head(run: &RunDetail) -> String {
+    let summary = &run.summary;
+    let status = match summary.status.as_str() {
+        "succeeded" => style(&summary.status).green(),
+        "paused" | "cancelled" | "cancelling" => style(&summary.status).yellow(),
+        _ => style(&summary.status).cyan(),
+    };
+    let mut text = format!("{}  {}  {}  {status}", summary.run, summary.workflow, summary.subject);
+    if let Some(reason) = &summary.reason {
+        text.push_str(&format!("\n  {reason}\n  go on with: sealflow run resume {}", summary.run));
+    }
+    text
+}
+
+/// How far from the first steps each step is.
+fn depths(steps: &[StepView]) -> Vec<usize> {
+    let mut depths: Vec<usize> = Vec::new();
+    for step in steps {
+        let below = |need: &String| steps.iter().position(|other| other.step == *need).and_then(|at| depths.get(at));
+        depths.push(step.needs.iter().filter_map(below).max().map_or(0, |depth| depth + 1));
+    }
+    depths
+}
+
+fn step_line(step: &StepView, depth: usize, width: usize) -> String {
+    let (sign, color) = mark(&step.status);
+    let name = format!("{}{}", "  ".repeat(depth), step.step);
+    let mut text = format!("  {} {name:width$}  {}", color.apply_to(sign), color.apply_to(format!("{:9}", step.status)));
+    if step.status == "running" {
+        text.push_str(&format!("  {}", running(step)));
+    } else if step.seconds > 0.0 {
+        text.push_str(&format!("  {}", seconds(step.seconds)));
+    }
+    if step.attempts > 1 {
+        text.push_str(&format!("  attempt {}", step.attempts));
+    }
+    if step.visit > 1 {
+        text.push_str(&format!("  visit {}", step.visit));
+    }
+    if let Some(what) = &step.waiting_for {
+        text.push_str(&format!("  for {what}"));
+    }
+    if let Some(blocked) = &step.blocked {
+        text.push_str(&format!("  {}", style(blocked).dim()));
+    }
+    if let Some(failure) = &step.failure {
+        text.push_str(&format!("\n      {} {}", style(&failure.code).red(), failure.message));
+    }
+    text
+}
+
+/// What a running step says: phase, counts, time so far, and an estimate that is marked as one.
+fn running(step: &StepView) -> String {
+    let mut parts = Vec::new();
+    let progress = step.progress.clone().unwrap_or_default();
+    if let Some(phase) = progress["phase"].as_str().filter(|phase| !phase.is_empty()) {
+        parts.push(phase.to_owned());
+    }
+    if let (Some(done), Some(total)) = (progress["done"].as_u64(), progress["total"].as_u64())
+        && total > 0
+    {
+        parts.push(match progress["unit"].as_str() {
+            Some("bytes") => format!("{} of {}", bytesize::ByteSize(done), bytesize::ByteSize(total)),
+            _ => format!("{}%", done * 100 / total),
+        });
+    }
+    let started = humantime::parse_rfc3339_weak(&step.since).ok();
+    if let Some(elapsed) = started.and_then(|started| started.elapsed().ok()) {
+        parts.push(seconds(elapsed.as_secs_f64()));
+        if let Some(left) = progress["estimate_seconds"].as_u64() {
+            parts.push(format!("about {left}s left (estimate)"));
+        } else if let Some(expected) = step.estimate_seconds {
+            parts.push(format!("of about {} (estimate)", seconds(expected)));
+        }
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,70 @@
+//! Prepares the process before any thread starts: the home, the configuration, logging, and the
+//! environment variables that libraries read once. The only file with `unsafe`.
+
+use std::path::PathBuf;
+
+use sealflow_stages::params::ParamsDir;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::config::{Config, Network};
+use crate::home::Home;
+
+/// What every command has.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) home: Home,
+    pub(crate) config: Config,
+    pub(crate) params_base: PathBuf,
+    pub(crate) params: ParamsDir,
+}
+
+/// Reads the configuration and sets what is global to the process.
+pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
+    let home = Home::find(args.home.as_deref())?;
+    // These two must work when the configuration does not.
+    let config = match args.command {
+        Command::Config(_) | Command::Completions(_) => Config::default(),
+        _ => Config::read(&home.config())?,
+    };
+    let params_base = match &config.params.path {
+        Some(path) => home.resolve(path),
+        None => ParamsDir::default_base()?,
+    };
+    let params = match config.network {
+        Network::Devnet => ParamsDir::generated(&params_base),
+        Network::Calibration | Network::Mainnet => ParamsDir::published(&params_base),
+    };
+    let mut variables = vec![
+        ("FIL_PROOFS_PARAMETER_CACHE", params.path().display().to_string()),
+        ("FIL_PROOFS_PARENT_CACHE", params_base.join("parents").display().to_string()),
+    ];
+    variables.extend(sealflow_storage::journal::environment());
+    for (name, value) in variables {
+        // What the operator set goes first, except the parameter folder, which the network chooses.
+        if name == "FIL_PROOFS_PARAMETER_CACHE" || std::env::var_os(name).is_none() {
+            set(name, &value);
+        }
+    }
+    log(matches!(args.command, Command::Daemon(_)));
+    if let Ok(plan) = std::env::var("SEALFLOW_CRASH_AT") {
+        sealflow_engine::crash::arm(&plan).map_err(|why| anyhow::anyhow!("SEALFLOW_CRASH_AT: {why}"))?;
+    }
+    Ok(Context { home, config, params_base, params })
+}
+
+#[expect(unsafe_code, reason = "the libraries are configured by variables that they read once")]
+fn set(name: &str, value: &str) {
+    // SAFETY: main calls this before it starts any thread.
+    unsafe { std::env::set_var(name, value) };
+}
+
+fn log(daemon: bool) {
+    let default = if daemon {
+        "info,filecoin_proofs=warn,storage_proofs_core=warn,storage_proofs_porep=warn,bellperson=warn,surrealdb=warn"
+    } else {
+        "error"
+    };
+    let filter = EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

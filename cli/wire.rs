@@ -1,0 +1,146 @@
+//! The one place where everything is put together: stages, stores, the journal, the executor and the
+//! dispatcher.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rand::RngCore;
+use sealflow_engine::artifact::{ArtifactStore, SCRATCH, Stores};
+use sealflow_engine::clock::SystemClock;
+use sealflow_engine::dispatcher::{self, Dispatcher, Handle, Parts};
+use sealflow_engine::executor::{Executor, ExecutorSpec};
+use sealflow_engine::journal::{Journal, JournalError};
+use sealflow_engine::resource::Resources;
+use sealflow_engine::stage::StageRegistry;
+use sealflow_executors::InProcess;
+use sealflow_storage::journal::{OpenError, OpenOptions, SurrealJournal};
+use sealflow_storage::store::FilesystemStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::Context;
+use crate::exit::{CliError, Kind};
+
+/// The stages of this process.
+pub(crate) fn registry(cx: &Context) -> Arc<StageRegistry> {
+    Arc::new(sealflow_stages::registry(&cx.params))
+}
+
+/// The stores of the configuration, and the scratch folder.
+pub(crate) fn stores(cx: &Context) -> anyhow::Result<Stores> {
+    let mut stores: Vec<Arc<dyn ArtifactStore>> = Vec::new();
+    let mut add = |name: &str, path: &std::path::Path| -> anyhow::Result<()> {
+        let root = cx.home.resolve(path);
+        let store = FilesystemStore::open(name, &root)
+            .with_context(|| format!("store `{name}` at {}", root.display()))?;
+        stores.push(Arc::new(store));
+        Ok(())
+    };
+    add(SCRATCH, &cx.config.scratch.path)?;
+    for (name, store) in cx.config.stores() {
+        add(&name, &store.path)?;
+    }
+    Ok(Stores::new(stores))
+}
+
+/// Opens the journal; `fence` takes it over from any daemon that had it.
+pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<SurrealJournal>> {
+    let config = &cx.config.journal;
+    let url = match &config.url {
+        None => format!("surrealkv://{}", cx.home.journal().display()),
+        Some(url) => match url.split_once("://") {
+            Some((kind @ ("surrealkv" | "rocksdb"), path)) => {
+                format!("{kind}://{}", cx.home.resolve(std::path::Path::new(path)).display())
+            }
+            _ => url.clone(),
+        },
+    };
+    let password = match &config.password_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        None => None,
+    };
+    let options = OpenOptions { fence, payloads: cx.home.payloads(), user: config.user.clone(), password };
+    match SurrealJournal::open(&url, options).await {
+        Ok(journal) => Ok(Arc::new(journal)),
+        Err(error @ OpenError::InUse { .. }) => {
+            let hint = "stop that process, or use another --home; `sealflow run list` asks a running daemon";
+            Err(CliError::new(Kind::InUse, error.to_string()).hint(hint).into())
+        }
+        Err(error) => Err(anyhow::Error::new(error).context("cannot open the journal")),
+    }
+}
+
+/// An engine that runs.
+pub(crate) struct Engine {
+    pub(crate) handle: Handle,
+    pub(crate) journal: Arc<SurrealJournal>,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), JournalError>>,
+}
+
+impl Engine {
+    /// Opens the home and starts what its journal says is under way.
+    pub(crate) async fn start(cx: &Context) -> anyhow::Result<Self> {
+        cx.home.prepare()?;
+        let journal = journal(cx, true).await?;
+        let registry = registry(cx);
+        let stores = stores(cx)?;
+        let executor = InProcess::new(spec(cx), registry.clone(), stores);
+        let mut seed = [0; 32];
+        rand::rngs::OsRng.fill_bytes(&mut seed);
+        let as_trait: Arc<dyn Journal> = journal.clone();
+        let parts = Parts {
+            journal: as_trait,
+            registry,
+            executors: vec![Arc::new(executor) as Arc<dyn Executor>],
+            clock: Arc::new(SystemClock::default()),
+            seed,
+        };
+        let (dispatcher, handle): (Dispatcher, Handle) = dispatcher::open(parts).await?;
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(dispatcher.run(shutdown.clone()));
+        Ok(Self { handle, journal, shutdown, task })
+    }
+
+    /// Waits until the engine fails, which only a failing journal makes it do.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.task).await {
+            Ok(Ok(())) => anyhow::anyhow!("the engine stopped"),
+            Ok(Err(error)) => anyhow::Error::new(error).context("the engine stopped; start it again, the journal decides"),
+            Err(error) => anyhow::Error::new(error).context("the engine panicked; start it again, the journal decides"),
+        }
+    }
+
+    /// Stops starting things, and closes the journal. Attempts under way are taken up at the next start.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.task.await??;
+        drop(self.handle);
+        self.journal.close().await;
+        Ok(())
+    }
+}
+
+/// What steps may use together.
+fn spec(cx: &Context) -> ExecutorSpec {
+    let config = &cx.config.executor;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    let memory = config.memory.map_or_else(|| memory_bytes() / 10 * 9, |memory| memory.as_u64());
+    ExecutorSpec {
+        name: "local".to_owned(),
+        stages: None,
+        capacity: Resources { cpu: config.cpu.unwrap_or(cores), memory },
+        slots: config.slots,
+    }
+}
+
+/// The memory of this machine, or of the group of processes that this one is confined to.
+pub(crate) fn memory_bytes() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let confined = system.cgroup_limits().map(|limits| limits.total_memory).filter(|bytes| *bytes > 0);
+    confined.map_or(system.total_memory(), |limit| limit.min(system.total_memory()))
+}

@@ -1,1 +1,5 @@
-//! Groth16 proof parameters: published sets that are fetched, devnet sets that are generated.
+//! Proof parameters.
+pub(crate) mod comb;
+pub(crate) mod key;
+pub(crate) mod progress;
+pub(crate) mod qap;

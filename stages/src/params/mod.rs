@@ -1,5 +1,21 @@
-//! Proof parameters.
-pub(crate) mod comb;
-pub(crate) mod key;
-pub(crate) mod progress;
-pub(crate) mod qap;
+//! Proof parameters: which sets there are, where they lie, how to check, fetch and generate them.
+//!
+//! Production sector sizes use the sets the network published, which [`fetch()`] brings here. Devnets use sets that
+//! [`generate()`] makes on this machine. The two have the same file names and keep to separate folders
+//! ([`ParamsDir`]); a process uses one of the folders, named in `FIL_PROOFS_PARAMETER_CACHE` before the proofs
+//! library is first called. Proving needs the whole set, verifying only its `.vk` file.
+
+mod comb;
+mod dir;
+mod error;
+mod generate;
+mod key;
+mod progress;
+mod qap;
+mod set;
+
+pub use dir::{FileRecord, Origin, ParamsDir, SetState, SetStatus, list, status};
+pub use error::ParamsError;
+pub use generate::{GenerateReport, generate};
+pub use progress::{Phase, Progress};
+pub use set::{ParamKind, ParamSet, SectorSize, SetFiles};

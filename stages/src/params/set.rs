@@ -3,27 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bellpepper_core::{Circuit, ConstraintSystem};
+use bellperson::Circuit;
 use blstrs::Scalar;
 use filecoin_proofs::constants::{
-    DefaultPieceHasher, SECTOR_SIZE_2_KIB, SECTOR_SIZE_8_MIB, SECTOR_SIZE_32_GIB, SECTOR_SIZE_64_GIB,
-    SECTOR_SIZE_512_MIB, WINDOW_POST_CHALLENGE_COUNT, WINDOW_POST_SECTOR_COUNT, WINNING_POST_CHALLENGE_COUNT,
-    WINNING_POST_SECTOR_COUNT,
+    DefaultPieceHasher, SectorShape2KiB, SectorShape8MiB, SectorShape32GiB, SectorShape64GiB, SectorShape512MiB,
 };
 use filecoin_proofs::parameters::{public_params, window_post_public_params, winning_post_public_params};
-use filecoin_proofs::{PoRepConfig, PoStConfig, PoStType, SectorSize as LibrarySectorSize, with_shape};
-use storage_proofs_core::api_version::ApiVersion;
+use filecoin_proofs_api::{RegisteredPoStProof, RegisteredSealProof};
 use storage_proofs_core::compound_proof::CompoundProof;
 use storage_proofs_core::merkle::MerkleTreeTrait;
 use storage_proofs_core::parameter_cache::{
     CacheableParameters, PARAMETERS, ParameterData, parameter_id, verifying_key_id,
 };
-use storage_proofs_core::proof::ProofScheme;
-use storage_proofs_porep::stacked::{StackedCompound, StackedDrg};
-use storage_proofs_post::fallback::{FallbackPoSt, FallbackPoStCompound};
-use storage_proofs_update::EmptySectorUpdate;
+use storage_proofs_porep::stacked::{StackedCircuit, StackedCompound, StackedDrg};
+use storage_proofs_post::fallback::{FallbackPoSt, FallbackPoStCircuit, FallbackPoStCompound};
+use storage_proofs_update::circuit::EmptySectorUpdateCircuit;
 use storage_proofs_update::compound::EmptySectorUpdateCompound;
 use storage_proofs_update::constants::TreeRHasher;
+use storage_proofs_update::{EmptySectorUpdate, PublicParams as UpdatePublicParams};
 
 use super::ParamsError;
 
@@ -76,11 +73,11 @@ impl SectorSize {
     /// The size in bytes.
     pub fn bytes(self) -> u64 {
         match self {
-            Self::KiB2 => SECTOR_SIZE_2_KIB,
-            Self::MiB8 => SECTOR_SIZE_8_MIB,
-            Self::MiB512 => SECTOR_SIZE_512_MIB,
-            Self::GiB32 => SECTOR_SIZE_32_GIB,
-            Self::GiB64 => SECTOR_SIZE_64_GIB,
+            Self::KiB2 => 1 << 11,
+            Self::MiB8 => 8 << 20,
+            Self::MiB512 => 512 << 20,
+            Self::GiB32 => 32 << 30,
+            Self::GiB64 => 64 << 30,
         }
     }
 
@@ -148,10 +145,206 @@ impl ParamSet {
     /// # Errors
     /// When the library cannot set up the proof.
     pub fn files(self) -> Result<SetFiles, ParamsError> {
-        let id = self.library(|scheme| match scheme {
-            Identify => Ok(()),
-        });
-        let _ = id;
-        todo!()
+        let id = self.visit(Identify)?;
+        Ok(SetFiles { params: parameter_id(&id), verifying_key: verifying_key_id(&id) })
+    }
+
+    /// What the network published under the names of [`Self::files`], in the same order; `None` for a set that was
+    /// never published.
+    ///
+    /// # Errors
+    /// When the library cannot set up the proof.
+    pub fn published(self) -> Result<Option<[&'static ParameterData; 2]>, ParamsError> {
+        let files = self.files()?;
+        let data = |name: &str| PARAMETERS.get(name);
+        Ok(data(&files.params).zip(data(&files.verifying_key)).map(|(params, key)| [params, key]))
+    }
+
+    /// Hands the set's circuit, as yet without an assignment, to `visitor`.
+    ///
+    /// # Errors
+    /// When the library cannot set up the proof.
+    pub(crate) fn visit<V: CircuitVisitor>(self, visitor: V) -> Result<V::Output, ParamsError> {
+        match self.size {
+            SectorSize::KiB2 => self.visit_shape::<SectorShape2KiB, V>(visitor),
+            SectorSize::MiB8 => self.visit_shape::<SectorShape8MiB, V>(visitor),
+            SectorSize::MiB512 => self.visit_shape::<SectorShape512MiB, V>(visitor),
+            SectorSize::GiB32 => self.visit_shape::<SectorShape32GiB, V>(visitor),
+            SectorSize::GiB64 => self.visit_shape::<SectorShape64GiB, V>(visitor),
+        }
+        .map_err(|source| ParamsError::Setup { set: self, reason: format!("{source:#}") })
+    }
+
+    fn visit_shape<Tree, V>(self, visitor: V) -> anyhow::Result<V::Output>
+    where
+        Tree: 'static + MerkleTreeTrait<Hasher = TreeRHasher>,
+        V: CircuitVisitor,
+    {
+        Ok(match self.kind {
+            ParamKind::PoRep => {
+                type Compound<Tree> = StackedCompound<Tree, DefaultPieceHasher>;
+                type Stacked<Tree> = StackedCircuit<Tree, DefaultPieceHasher>;
+                let params = public_params::<Tree>(&self.seal_proof().as_v1_config())?;
+                let id = <Compound<Tree> as CacheableParameters<Stacked<Tree>, _>>::cache_identifier(&params);
+                visitor.visit(id, || {
+                    <Compound<Tree> as CompoundProof<StackedDrg<'_, Tree, DefaultPieceHasher>, _>>::blank_circuit(
+                        &params,
+                    )
+                })
+            }
+            ParamKind::EmptySectorUpdate => {
+                type Compound<Tree> = EmptySectorUpdateCompound<Tree>;
+                type Update<Tree> = EmptySectorUpdateCircuit<Tree>;
+                let params = UpdatePublicParams::from_sector_size(self.size.bytes());
+                let id = <Compound<Tree> as CacheableParameters<Update<Tree>, _>>::cache_identifier(&params);
+                visitor.visit(id, || {
+                    <Compound<Tree> as CompoundProof<EmptySectorUpdate<Tree>, _>>::blank_circuit(&params)
+                })
+            }
+            ParamKind::WinningPost | ParamKind::WindowPost => {
+                type Compound<Tree> = FallbackPoStCompound<Tree>;
+                let config = self.post_proof().as_v1_config();
+                let params = match self.kind {
+                    ParamKind::WinningPost => winning_post_public_params::<Tree>(&config)?,
+                    _ => window_post_public_params::<Tree>(&config)?,
+                };
+                let id =
+                    <Compound<Tree> as CacheableParameters<FallbackPoStCircuit<Tree>, _>>::cache_identifier(&params);
+                visitor.visit(id, || {
+                    <Compound<Tree> as CompoundProof<FallbackPoSt<'_, Tree>, _>>::blank_circuit(&params)
+                })
+            }
+        })
+    }
+
+    /// Any seal proof of this size will do: versions and features share their parameters.
+    fn seal_proof(self) -> RegisteredSealProof {
+        match self.size {
+            SectorSize::KiB2 => RegisteredSealProof::StackedDrg2KiBV1_1,
+            SectorSize::MiB8 => RegisteredSealProof::StackedDrg8MiBV1_1,
+            SectorSize::MiB512 => RegisteredSealProof::StackedDrg512MiBV1_1,
+            SectorSize::GiB32 => RegisteredSealProof::StackedDrg32GiBV1_1,
+            SectorSize::GiB64 => RegisteredSealProof::StackedDrg64GiBV1_1,
+        }
+    }
+
+    fn post_proof(self) -> RegisteredPoStProof {
+        use RegisteredPoStProof as Proof;
+        let winning = self.kind == ParamKind::WinningPost;
+        match self.size {
+            SectorSize::KiB2 if winning => Proof::StackedDrgWinning2KiBV1,
+            SectorSize::MiB8 if winning => Proof::StackedDrgWinning8MiBV1,
+            SectorSize::MiB512 if winning => Proof::StackedDrgWinning512MiBV1,
+            SectorSize::GiB32 if winning => Proof::StackedDrgWinning32GiBV1,
+            SectorSize::GiB64 if winning => Proof::StackedDrgWinning64GiBV1,
+            SectorSize::KiB2 => Proof::StackedDrgWindow2KiBV1_2,
+            SectorSize::MiB8 => Proof::StackedDrgWindow8MiBV1_2,
+            SectorSize::MiB512 => Proof::StackedDrgWindow512MiBV1_2,
+            SectorSize::GiB32 => Proof::StackedDrgWindow32GiBV1_2,
+            SectorSize::GiB64 => Proof::StackedDrgWindow64GiBV1_2,
+        }
+    }
+}
+
+impl fmt::Display for ParamSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}-{}", self.kind.name(), self.size.name()))
+    }
+}
+
+impl FromStr for ParamSet {
+    type Err = ParamsError;
+
+    fn from_str(name: &str) -> Result<Self, ParamsError> {
+        Self::all()
+            .find(|set| set.to_string().eq_ignore_ascii_case(name))
+            .ok_or_else(|| ParamsError::UnknownSet { name: name.to_owned() })
+    }
+}
+
+/// Something to do with the circuit of a set.
+pub(crate) trait CircuitVisitor {
+    /// What comes of it.
+    type Output;
+
+    /// Called once, with the library's cache identifier and a way to make the circuit.
+    fn visit<C: Circuit<Scalar>>(self, id: String, circuit: impl FnOnce() -> C) -> Self::Output;
+}
+
+/// Only asks for the identifier.
+struct Identify;
+
+impl CircuitVisitor for Identify {
+    type Output = String;
+
+    fn visit<C: Circuit<Scalar>>(self, id: String, _: impl FnOnce() -> C) -> String {
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use filecoin_proofs_api::RegisteredUpdateProof;
+
+    #[test]
+    fn names_are_read_back() {
+        assert_eq!(ParamSet::all().count(), 20);
+        for set in ParamSet::all() {
+            assert_eq!(set.to_string().parse::<ParamSet>().unwrap(), set);
+        }
+        let set = "WINDOW-POST-8mib".parse::<ParamSet>().unwrap();
+        assert_eq!(set, ParamSet::new(ParamKind::WindowPost, SectorSize::MiB8));
+        let error = "window-post-4KiB".parse::<ParamSet>().unwrap_err().to_string();
+        assert!(error.contains("window-post-4KiB") && error.contains("porep-2KiB"), "{error}");
+    }
+
+    /// The library's own public entry points agree on the names, for all versions and features of a proof.
+    #[test]
+    fn files_are_those_the_library_looks_up() {
+        let of = |kind, size| ParamSet::new(kind, size).files().unwrap();
+        let same = |files: &SetFiles, paths: [std::path::PathBuf; 2]| {
+            for (name, path) in files.names().into_iter().zip(paths) {
+                assert_eq!(path.file_name().unwrap().to_str().unwrap(), name);
+            }
+        };
+        for proof in [
+            RegisteredSealProof::StackedDrg2KiBV1_1,
+            RegisteredSealProof::StackedDrg2KiBV1_1_Feat_SyntheticPoRep,
+            RegisteredSealProof::StackedDrg2KiBV1_2_Feat_NonInteractivePoRep,
+        ] {
+            let paths = [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()];
+            same(&of(ParamKind::PoRep, SectorSize::KiB2), paths);
+        }
+        let proof = RegisteredSealProof::StackedDrg32GiBV1_2_Feat_NonInteractivePoRep;
+        let paths = [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()];
+        same(&of(ParamKind::PoRep, SectorSize::GiB32), paths);
+        for (proof, kind, size) in [
+            (RegisteredPoStProof::StackedDrgWinning64GiBV1, ParamKind::WinningPost, SectorSize::GiB64),
+            (RegisteredPoStProof::StackedDrgWindow8MiBV1_2, ParamKind::WindowPost, SectorSize::MiB8),
+            (RegisteredPoStProof::StackedDrgWindow8MiBV1, ParamKind::WindowPost, SectorSize::MiB8),
+        ] {
+            same(&of(kind, size), [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()]);
+        }
+        let proof = RegisteredUpdateProof::StackedDrg512MiBV1;
+        let paths = [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()];
+        same(&of(ParamKind::EmptySectorUpdate, SectorSize::MiB512), paths);
+    }
+
+    #[test]
+    fn names_are_pinned() {
+        let files = ParamSet::new(ParamKind::PoRep, SectorSize::KiB2).files().unwrap();
+        assert!(files.params.starts_with("v28-stacked-proof-of-replication-merkletree-poseidon_hasher-8-0-0-sha256"));
+        assert!(files.params.ends_with("2b3793b06832f.params"), "{}", files.params);
+        assert!(files.verifying_key.ends_with("fee82b3793b06832f.vk"), "{}", files.verifying_key);
+    }
+
+    #[test]
+    fn every_set_was_published_for_its_own_size() {
+        for set in ParamSet::all() {
+            for data in set.published().unwrap().unwrap() {
+                assert_eq!((data.sector_size, data.digest.len()), (set.size.bytes(), 32), "{set}");
+            }
+        }
     }
 }

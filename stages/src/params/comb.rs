@@ -98,11 +98,6 @@ impl<P: AffinePoint> Comb<P> {
         Self { multiples, width, windows, half }
     }
 
-    /// Bits of one window.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
     /// Multiplies the base by every scalar. Runs on the calling thread.
     pub(crate) fn multiply(&self, scalars: &[Scalar]) -> Vec<P> {
         let mut sums = vec![P::identity(); scalars.len()];
@@ -264,8 +259,8 @@ mod tests {
     #[test]
     fn the_window_grows_with_the_work() {
         let base = G1Affine::generator();
-        assert!(Comb::new(&base, 100).width() < Comb::new(&base, 100_000).width());
-        assert!(Comb::new(&base, usize::MAX >> 16).width() <= MAX_WIDTH);
+        assert!(Comb::new(&base, 100).width < Comb::new(&base, 100_000).width);
+        assert!(Comb::new(&base, usize::MAX >> 16).width <= MAX_WIDTH);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where parameter sets lie, and which of them are there.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -86,6 +86,22 @@ impl ParamsDir {
             return Err(ParamsError::NoSpace { path: self.path.clone(), what: what.to_string(), needed, free });
         }
         Ok(())
+    }
+
+    /// Takes the lock of a set, which is held until the file is dropped; `None` when another process has it.
+    pub(crate) fn try_lock(&self, set: ParamSet) -> Result<Option<File>, ParamsError> {
+        let path = self.path.join(format!("{set}.lock"));
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(ParamsError::io("open the lock", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(ParamsError::io("lock", &path)(error)),
+        }
     }
 
     /// Makes renames in the folder survive a power cut.

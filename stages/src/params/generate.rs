@@ -4,7 +4,7 @@
 //! without one does not count. A lock file keeps two generators of one set apart: the second waits, and then finds
 //! the set there.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use blake2b_simd::State as Blake2b;
 use blstrs::Scalar;
 use rand::rngs::OsRng;
 
+use super::check::check_metered;
 use super::dir::{FileRecord, GENERATING, Manifest, Origin, ParamsDir, SetState, manifest_name, status};
 use super::error::ParamsError;
 use super::key::{Key, Secrets};
@@ -39,7 +40,8 @@ pub struct GenerateReport {
     pub elapsed: Duration,
 }
 
-/// Generates `set` into `dir` with fresh secrets, which are forgotten, unless it is already there.
+/// Generates `set` into `dir` with fresh secrets, which are forgotten, unless it is already there and
+/// good. A damaged or unfinished set is made anew.
 ///
 /// Uses the global rayon pool. `progress` is called four times a second from another thread.
 ///
@@ -66,9 +68,16 @@ fn generate_watched(
     meter: &Meter,
     cancel: &AtomicBool,
 ) -> Result<GenerateReport, ParamsError> {
-    let _lock = lock(set, dir, cancel)?;
+    let _lock = loop {
+        match dir.try_lock(set)? {
+            Some(lock) => break lock,
+            None if cancel.load(Ordering::Relaxed) => return Err(cancelled(set)),
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
     if status(dir, set)?.state == SetState::Present
         && let Some(manifest) = dir.read_manifest(set)?
+        && check_metered(dir, set, meter, cancel)?.is_good()
     {
         return Ok(GenerateReport {
             set,
@@ -86,25 +95,6 @@ fn generate_watched(
         clear(set, dir).ok();
     }
     result
-}
-
-/// Takes the lock of the set, waiting for whoever holds it.
-fn lock(set: ParamSet, dir: &ParamsDir, cancel: &AtomicBool) -> Result<File, ParamsError> {
-    let path = dir.path().join(format!("{set}.lock"));
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(ParamsError::io("open the lock", &path))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(ParamsError::io("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) if cancel.load(Ordering::Relaxed) => return Err(cancelled(set)),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
 }
 
 /// Removes what an interrupted generator left: the manifest first, so that what remains never looks complete.

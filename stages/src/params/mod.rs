@@ -5,17 +5,22 @@
 //! ([`ParamsDir`]); a process uses one of the folders, named in `FIL_PROOFS_PARAMETER_CACHE` before the proofs
 //! library is first called. Proving needs the whole set, verifying only its `.vk` file.
 
+mod check;
 mod comb;
 mod dir;
 mod error;
+mod fetch;
 mod generate;
 mod key;
+mod partial;
 mod progress;
 mod qap;
 mod set;
 
+pub use check::{CheckReport, FileCheck, Verdict, check, check_with};
 pub use dir::{FileRecord, Origin, ParamsDir, SetState, SetStatus, list, status};
 pub use error::ParamsError;
+pub use fetch::{FetchReport, Source, fetch};
 pub use generate::{GenerateReport, generate};
 pub use progress::{Phase, Progress};
 pub use set::{ParamKind, ParamSet, SectorSize, SetFiles};

@@ -18,8 +18,8 @@ use filecoin_proofs_api::{
     SectorId, UnpaddedBytesAmount, post,
 };
 use sealflow_stages::params::{
-    GenerateReport, Origin, ParamKind, ParamSet, ParamsDir, ParamsError, Phase, SectorSize, SetState, Source,
-    Verdict, check, check_with, fetch, generate, list, status,
+    GenerateReport, Origin, ParamKind, ParamSet, ParamsDir, ParamsError, Phase, Progress, SectorSize,
+    SetState, Source, Verdict, check, check_with, fetch, generate, list, status,
 };
 
 /// The smallest set: 11.5 MB, a second of two cores.
@@ -209,6 +209,20 @@ fn a_cancelled_generator_leaves_nothing() {
     let result = generate(SET, &dir, |_| (), &AtomicBool::new(true));
     assert!(matches!(result, Err(ParamsError::Cancelled { .. })), "{result:?}");
     assert_eq!(status(&dir, SET).unwrap().state, SetState::Missing);
+}
+
+#[test]
+fn large_circuits_can_be_cancelled_in_the_middle() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = ParamsDir::generated(&base);
+    for kind in [ParamKind::PoRep, ParamKind::EmptySectorUpdate] {
+        let set = ParamSet::new(kind, SectorSize::KiB2);
+        let cancel = never();
+        let seen = |progress: Progress| cancel.store(progress.phase != Phase::Waiting, Ordering::Relaxed);
+        let result = generate(set, &dir, seen, &cancel);
+        assert!(matches!(result, Err(ParamsError::Cancelled { .. })), "{result:?}");
+        assert_eq!(status(&dir, set).unwrap().state, SetState::Missing);
+    }
 }
 
 #[test]

@@ -4,15 +4,15 @@
 //! A transfer that breaks goes on where it stopped, in this process or the next: the partial file's validator (its
 //! ETag) is kept beside it and sent as `If-Range`, so that the server starts over if its file is another one by now.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url, header};
+use reqwest::{Client, StatusCode, header};
 use tokio::time::sleep;
 
 use super::dir::{FileRecord, Origin, ParamsDir};
 use super::error::ParamsError;
+use super::http::{chain, client, content_range, http_error};
 use super::partial::Partial;
 use super::progress::{Meter, Phase, Progress};
 use super::set::ParamSet;
@@ -139,27 +139,6 @@ impl From<ParamsError> for Failure {
     fn from(error: ParamsError) -> Self {
         Self::Final(error)
     }
-}
-
-pub(crate) fn client(source: &Source) -> Result<Client, ParamsError> {
-    let url = Url::parse(&source.base_url).map_err(|error| ParamsError::Http {
-        url: source.base_url.clone(),
-        status: format!("nothing ({error})"),
-        advice: "name a gateway by its http or https URL",
-    })?;
-    let mut builder = Client::builder()
-        .user_agent(concat!("sealflow/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(source.silence.min(Duration::from_secs(30)))
-        .read_timeout(source.silence);
-    let host = url.host_str().unwrap_or_default();
-    if host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
-        builder = builder.no_proxy();
-    }
-    builder.build().map_err(|error| ParamsError::Http {
-        url: source.base_url.clone(),
-        status: format!("nothing ({error})"),
-        advice: "the HTTP client could not be set up; check the system's certificates",
-    })
 }
 
 impl Transfer<'_> {
@@ -354,59 +333,6 @@ impl Transfer<'_> {
         }
         Ok(())
     }
-}
-
-fn http_error(url: &str, status: StatusCode) -> ParamsError {
-    let advice = match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE => {
-            "the gateway does not have this file; name another gateway"
-        }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            "the gateway refuses to serve it; name another gateway"
-        }
-        StatusCode::TOO_MANY_REQUESTS => "the gateway wants fewer requests; wait, or name another gateway",
-        status if status.is_server_error() => {
-            "the gateway is in trouble; try again later, or name another gateway"
-        }
-        _ => "check the gateway's URL",
-    };
-    ParamsError::Http {
-        url: url.to_owned(),
-        status: status.to_string(),
-        advice,
-    }
-}
-
-/// An error with everything that led to it: reqwest keeps the interesting part in the sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// A `Content-Range` header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ContentRange {
-    /// First byte; none in an answer that no range could be served.
-    start: Option<u64>,
-    /// Bytes of the whole file, if known.
-    total: Option<u64>,
-}
-
-fn content_range(value: &str) -> Option<ContentRange> {
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    let start = match range {
-        "*" => None,
-        range => Some(range.split_once('-')?.0.parse().ok()?),
-    };
-    Some(ContentRange {
-        start,
-        total: total.parse().ok(),
-    })
 }
 
 #[cfg(test)]

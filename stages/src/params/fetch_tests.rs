@@ -343,14 +343,3 @@ async fn a_silent_server_can_be_cancelled() {
     let (result, ()) = tokio::join!(case.fetch_until(&cancel), stop);
     assert!(matches!(result, Err(ParamsError::Cancelled { .. })));
 }
-
-#[test]
-fn content_ranges_are_read() {
-    let range = |start, total| Some(ContentRange { start, total });
-    assert_eq!(content_range("bytes 5-9/10"), range(Some(5), Some(10)));
-    assert_eq!(content_range("bytes 5-9/*"), range(Some(5), None));
-    assert_eq!(content_range("bytes */10"), range(None, Some(10)));
-    for nonsense in ["", "bytes", "bytes 5/10", "lines 5-9/10", "bytes x-9/10"] {
-        assert_eq!(content_range(nonsense), None, "{nonsense}");
-    }
-}

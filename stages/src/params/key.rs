@@ -65,6 +65,12 @@ fn forget(secrets: &mut [&mut Scalar]) {
     }
 }
 
+/// The same for many.
+fn overwrite(secrets: &mut [Scalar]) {
+    secrets.fill(Scalar::ZERO);
+    std::hint::black_box(&*secrets);
+}
+
 /// Scalars of one section of the file.
 enum Scalars<'a> {
     /// Any scalars.
@@ -131,8 +137,9 @@ impl Key {
         assembly.close();
         let rows = assembly.rows();
         let size = domain_size(rows)?;
-        let (weights, vanishing) = lagrange(&secrets.tau, size, rows)?;
+        let (mut weights, vanishing) = lagrange(&secrets.tau, size, rows)?;
         let mut evaluation = assembly.evaluate(&weights);
+        overwrite(&mut weights);
         drop(weights);
 
         let invert =
@@ -235,8 +242,7 @@ impl Drop for Key {
         // Two neighbours in `h` or a few of the others give tau away.
         forget(&mut [&mut self.tau, &mut self.h_first]);
         for scalars in [&mut self.l, &mut self.a, &mut self.b] {
-            scalars.fill(Scalar::ZERO);
-            std::hint::black_box(&**scalars);
+            overwrite(scalars);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A circuit as a quadratic arithmetic program, evaluated at a secret point.
 //!
-//! [`Assembly`] is the constraint system a circuit is synthesised into. It keeps the three matrices by rows, five
-//! bits of bookkeeping and one word a term, because nearly every coefficient is one or minus one; [`Assembly::evaluate`] then
-//! weighs every row with its Lagrange coefficient and adds it to the columns.
+//! [`Assembly`] is the constraint system a circuit is synthesised into. It keeps the three matrices by rows, four
+//! bytes a term, because nearly every coefficient is one or minus one and needs no more than a mark.
+//! [`Assembly::evaluate`] then weighs every row with its Lagrange coefficient and adds it to the columns.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -48,7 +48,9 @@ impl fmt::Display for Verdict {
             Self::Missing => f.write_str("missing"),
             Self::Unfinished => f.write_str("left by a generator that did not finish"),
             Self::WrongSize { expected, found } => write!(f, "has {found} bytes and should have {expected}"),
-            Self::WrongDigest { expected, found } => write!(f, "has digest {found} and should have {expected}"),
+            Self::WrongDigest { expected, found } => {
+                write!(f, "has digest {found} and should have {expected}")
+            }
         }
     }
 }
@@ -146,16 +148,26 @@ pub(crate) fn check_metered(
             (Some(found), Some(expected), _) if found != expected => Verdict::WrongSize { expected, found },
             (Some(_), _, Some(expected)) => {
                 let mut found = digest_of(&path, meter, cancel).map_err(|error| match error.kind() {
-                    io::ErrorKind::Interrupted => ParamsError::Cancelled { what: format!("the check of {set}") },
+                    io::ErrorKind::Interrupted => ParamsError::Cancelled {
+                        what: format!("the check of {set}"),
+                    },
                     _ => ParamsError::io("read", &path)(error),
                 })?;
                 found.truncate(expected.len());
-                if found == expected { Verdict::Good } else { Verdict::WrongDigest { expected, found } }
+                if found == expected {
+                    Verdict::Good
+                } else {
+                    Verdict::WrongDigest { expected, found }
+                }
             }
         };
         files.push(FileCheck { path, verdict });
     }
-    Ok(CheckReport { set, origin: dir.origin(), files })
+    Ok(CheckReport {
+        set,
+        origin: dir.origin(),
+        files,
+    })
 }
 
 /// What a file should be, as far as anything says.
@@ -172,15 +184,24 @@ fn expectations(dir: &ParamsDir, set: ParamSet) -> Result<Vec<Expected>, ParamsE
         let published = set.published()?.ok_or(ParamsError::NotPublished { set })?;
         let expected = names.into_iter().zip(published);
         return Ok(expected
-            .map(|(name, data)| Expected { name: name.to_owned(), bytes: None, digest: Some(data.digest.clone()) })
+            .map(|(name, data)| Expected {
+                name: name.to_owned(),
+                bytes: None,
+                digest: Some(data.digest.clone()),
+            })
             .collect());
     }
     // A manifest of another set says nothing about this one.
-    let manifest = dir.read_manifest(set)?.filter(|manifest| manifest.set == set.to_string());
+    let manifest = dir
+        .read_manifest(set)?
+        .filter(|manifest| manifest.set == set.to_string());
     Ok(names
         .into_iter()
         .map(|name| {
-            let record = manifest.iter().flat_map(|manifest| &manifest.files).find(|file| file.name == name);
+            let record = manifest
+                .iter()
+                .flat_map(|manifest| &manifest.files)
+                .find(|file| file.name == name);
             Expected {
                 name: name.to_owned(),
                 bytes: record.map(|record| record.bytes),

@@ -38,12 +38,18 @@ pub struct ParamsDir {
 impl ParamsDir {
     /// The folder of published sets under `base`.
     pub fn published(base: impl AsRef<Path>) -> Self {
-        Self { path: base.as_ref().join("published"), origin: Origin::Published }
+        Self {
+            path: base.as_ref().join("published"),
+            origin: Origin::Published,
+        }
     }
 
     /// The folder of locally generated sets under `base`.
     pub fn generated(base: impl AsRef<Path>) -> Self {
-        Self { path: base.as_ref().join("generated"), origin: Origin::Generated }
+        Self {
+            path: base.as_ref().join("generated"),
+            origin: Origin::Generated,
+        }
     }
 
     /// The base folder when none is named: `sealflow/params` in the user's cache (`XDG_CACHE_HOME`, or `~/.cache`).
@@ -51,7 +57,11 @@ impl ParamsDir {
     /// # Errors
     /// [`ParamsError::NoCacheFolder`] when neither variable holds an absolute path.
     pub fn default_base() -> Result<PathBuf, ParamsError> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         absolute("XDG_CACHE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
             .map(|cache| cache.join("sealflow").join("params"))
@@ -71,7 +81,11 @@ impl ParamsDir {
     /// Makes the folder, after checking that parameters of this origin belong there.
     pub(crate) fn prepare(&self, wanted: Origin) -> Result<(), ParamsError> {
         if self.origin != wanted {
-            return Err(ParamsError::WrongFolder { path: self.path.clone(), is: self.origin, wanted });
+            return Err(ParamsError::WrongFolder {
+                path: self.path.clone(),
+                is: self.origin,
+                wanted,
+            });
         }
         fs::create_dir_all(&self.path).map_err(ParamsError::io("create the folder", &self.path))
     }
@@ -83,7 +97,12 @@ impl ParamsDir {
             .map_err(ParamsError::io("ask for the free space of", &self.path))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < needed {
-            return Err(ParamsError::NoSpace { path: self.path.clone(), what: what.to_string(), needed, free });
+            return Err(ParamsError::NoSpace {
+                path: self.path.clone(),
+                what: what.to_string(),
+                needed,
+                free,
+            });
         }
         Ok(())
     }
@@ -115,7 +134,9 @@ impl ParamsDir {
     pub(crate) fn remove(&self, name: &str) -> Result<(), ParamsError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ParamsError::io("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ParamsError::io("remove", &path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -250,7 +271,9 @@ pub fn status(dir: &ParamsDir, set: ParamSet) -> Result<SetStatus, ParamsError> 
     let mut expected_bytes = None;
     if dir.origin == Origin::Generated {
         let manifest = dir.read_manifest(set)?;
-        expected_bytes = manifest.as_ref().map(|manifest| manifest.files.iter().map(|file| file.bytes).sum());
+        expected_bytes = manifest
+            .as_ref()
+            .map(|manifest| manifest.files.iter().map(|file| file.bytes).sum());
         complete = match &manifest {
             Some(manifest) => manifest.describes(dir, set, names)?,
             None => false,
@@ -262,7 +285,14 @@ pub fn status(dir: &ParamsDir, set: ParamSet) -> Result<SetStatus, ParamsError> 
         (false, _) => SetState::Partial,
     };
     let files = names.map(str::to_owned).to_vec();
-    Ok(SetStatus { set, state, bytes, expected_bytes, path: dir.path.clone(), files })
+    Ok(SetStatus {
+        set,
+        state,
+        bytes,
+        expected_bytes,
+        path: dir.path.clone(),
+        files,
+    })
 }
 
 impl Manifest {

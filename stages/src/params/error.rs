@@ -27,7 +27,9 @@ pub enum ParamsError {
     },
 
     /// Neither `XDG_CACHE_HOME` nor `HOME` says where caches go.
-    #[error("no folder for proof parameters: set XDG_CACHE_HOME or HOME to an absolute path, or name a folder")]
+    #[error(
+        "no folder for proof parameters: set XDG_CACHE_HOME or HOME to an absolute path, or name a folder"
+    )]
     NoCacheFolder,
 
     /// Generated and published parameters have the same names and must not mix.
@@ -88,7 +90,9 @@ pub enum ParamsError {
     },
 
     /// Somebody asked to stop.
-    #[error("stopped before {what} was complete; nothing incomplete was put in place, start again when you like")]
+    #[error(
+        "stopped before {what} was complete; nothing incomplete was put in place, start again when you like"
+    )]
     Cancelled {
         /// A set or file.
         what: String,
@@ -160,5 +164,8 @@ impl ParamsError {
 }
 
 fn set_names() -> String {
-    ParamSet::all().map(|set| set.to_string()).collect::<Vec<_>>().join(", ")
+    ParamSet::all()
+        .map(|set| set.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -4,15 +4,15 @@
 //! A transfer that breaks goes on where it stopped, in this process or the next: the partial file's validator (its
 //! ETag) is kept beside it and sent as `If-Range`, so that the server starts over if its file is another one by now.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url, header};
+use reqwest::{Client, StatusCode, header};
 use tokio::time::sleep;
 
 use super::dir::{FileRecord, Origin, ParamsDir};
 use super::error::ParamsError;
+use super::http::{chain, client, content_range, http_error};
 use super::partial::Partial;
 use super::progress::{Meter, Phase, Progress};
 use super::set::ParamSet;
@@ -73,11 +73,27 @@ pub async fn fetch(
     let published = set.published()?.ok_or(ParamsError::NotPublished { set })?;
     let files = set.files()?;
     let meter = Meter::new(Phase::Waiting);
-    let transfer = Transfer { source, client: client(source)?, dir, progress: &progress, meter: &meter, cancel };
+    let transfer = Transfer {
+        source,
+        client: client(source)?,
+        dir,
+        progress: &progress,
+        meter: &meter,
+        cancel,
+    };
     let _lock = transfer.lock(set).await?;
-    let mut report = FetchReport { set, files: Vec::new(), downloaded: 0, elapsed: Duration::ZERO };
+    let mut report = FetchReport {
+        set,
+        files: Vec::new(),
+        downloaded: 0,
+        elapsed: Duration::ZERO,
+    };
     for (name, data) in files.names().into_iter().zip(published) {
-        let wanted = Wanted { name, cid: &data.cid, digest: &data.digest };
+        let wanted = Wanted {
+            name,
+            cid: &data.cid,
+            digest: &data.digest,
+        };
         let (record, downloaded) = transfer.fetch(&wanted).await?;
         report.files.push(record);
         report.downloaded += downloaded;
@@ -110,7 +126,11 @@ pub(crate) const TICK: Duration = Duration::from_millis(200);
 /// An attempt that did not bring the whole file.
 enum Failure {
     /// It may work the next time, at the earliest after the pause the server asked for.
-    Retry { reason: String, status: Option<StatusCode>, after: Option<Duration> },
+    Retry {
+        reason: String,
+        status: Option<StatusCode>,
+        after: Option<Duration>,
+    },
     /// It will not.
     Final(ParamsError),
 }
@@ -119,27 +139,6 @@ impl From<ParamsError> for Failure {
     fn from(error: ParamsError) -> Self {
         Self::Final(error)
     }
-}
-
-pub(crate) fn client(source: &Source) -> Result<Client, ParamsError> {
-    let url = Url::parse(&source.base_url).map_err(|error| ParamsError::Http {
-        url: source.base_url.clone(),
-        status: format!("nothing ({error})"),
-        advice: "name a gateway by its http or https URL",
-    })?;
-    let mut builder = Client::builder()
-        .user_agent(concat!("sealflow/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(source.silence.min(Duration::from_secs(30)))
-        .read_timeout(source.silence);
-    let host = url.host_str().unwrap_or_default();
-    if host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
-        builder = builder.no_proxy();
-    }
-    builder.build().map_err(|error| ParamsError::Http {
-        url: source.base_url.clone(),
-        status: format!("nothing ({error})"),
-        advice: "the HTTP client could not be set up; check the system's certificates",
-    })
 }
 
 impl Transfer<'_> {
@@ -170,18 +169,34 @@ impl Transfer<'_> {
             };
             let (reason, status, after) = match failure {
                 Failure::Final(error) => return Err(error),
-                Failure::Retry { reason, status, after } => (reason, status, after),
+                Failure::Retry {
+                    reason,
+                    status,
+                    after,
+                } => (reason, status, after),
             };
             fruitless = if downloaded > before { 0 } else { fruitless + 1 };
             if fruitless >= self.source.attempts.max(1) {
                 partial.flush().await?;
                 return Err(match status {
                     Some(status) => http_error(&url, status),
-                    None => ParamsError::Transfer { url, attempts: fruitless, have: partial.bytes(), reason },
+                    None => ParamsError::Transfer {
+                        url,
+                        attempts: fruitless,
+                        have: partial.bytes(),
+                        reason,
+                    },
                 });
             }
-            let pause = self.source.backoff.saturating_mul(1 << fruitless.saturating_sub(1).min(10));
-            self.pause(pause.max(after.unwrap_or_default()).min(Duration::from_secs(60)), wanted.name).await?;
+            let pause = self
+                .source
+                .backoff
+                .saturating_mul(1 << fruitless.saturating_sub(1).min(10));
+            self.pause(
+                pause.max(after.unwrap_or_default()).min(Duration::from_secs(60)),
+                wanted.name,
+            )
+            .await?;
         }
         Ok((partial.finish(self, wanted, &url).await?, downloaded))
     }
@@ -194,7 +209,11 @@ impl Transfer<'_> {
         partial: &mut Partial,
         downloaded: &mut u64,
     ) -> Result<(), Failure> {
-        let broken = |error: reqwest::Error| Failure::Retry { reason: chain(&error), status: None, after: None };
+        let broken = |error: reqwest::Error| Failure::Retry {
+            reason: chain(&error),
+            status: None,
+            after: None,
+        };
         let mut request = self.client.get(url).header(header::ACCEPT_ENCODING, "identity");
         if partial.bytes() > 0 {
             request = request.header(header::RANGE, format!("bytes={}-", partial.bytes()));
@@ -202,42 +221,70 @@ impl Transfer<'_> {
                 request = request.header(header::IF_RANGE, validator);
             }
         }
-        let mut response = self.patiently(wanted.name, request.send()).await?.map_err(broken)?;
+        let mut response = self
+            .patiently(wanted.name, request.send())
+            .await?
+            .map_err(broken)?;
         let status = response.status();
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let range = text(header::CONTENT_RANGE).and_then(content_range);
         match status {
-            StatusCode::PARTIAL_CONTENT if range.is_some_and(|range| range.start == Some(partial.bytes())) => {}
+            StatusCode::PARTIAL_CONTENT
+                if range.is_some_and(|range| range.start == Some(partial.bytes())) => {}
             // The whole file was there already; its digest decides.
-            StatusCode::RANGE_NOT_SATISFIABLE if range.is_some_and(|range| range.total == Some(partial.bytes())) => {
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if range.is_some_and(|range| range.total == Some(partial.bytes())) =>
+            {
                 return Ok(());
             }
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 partial.restart(None).await?;
                 let reason = "the server sent another range than was asked for".to_owned();
-                return Err(Failure::Retry { reason, status: None, after: None });
+                return Err(Failure::Retry {
+                    reason,
+                    status: None,
+                    after: None,
+                });
             }
             StatusCode::OK => {
-                let validator = text(header::ETAG).filter(|tag| !tag.starts_with("W/")).map(str::to_owned);
+                let validator = text(header::ETAG)
+                    .filter(|tag| !tag.starts_with("W/"))
+                    .map(str::to_owned);
                 partial.restart(validator).await?;
             }
-            status if status.is_server_error()
-                || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) =>
+            status
+                if status.is_server_error()
+                    || matches!(
+                        status,
+                        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                    ) =>
             {
-                let after = text(header::RETRY_AFTER).and_then(|value| value.parse().ok()).map(Duration::from_secs);
-                return Err(Failure::Retry { reason: status.to_string(), status: Some(status), after });
+                let after = text(header::RETRY_AFTER)
+                    .and_then(|value| value.parse().ok())
+                    .map(Duration::from_secs);
+                return Err(Failure::Retry {
+                    reason: status.to_string(),
+                    status: Some(status),
+                    after,
+                });
             }
             status => return Err(Failure::Final(http_error(url, status))),
         }
 
-        let total = range.and_then(|range| range.total).or_else(|| {
-            response.content_length().map(|length| length + partial.bytes())
-        });
+        let total = range
+            .and_then(|range| range.total)
+            .or_else(|| response.content_length().map(|length| length + partial.bytes()));
         if let Some(total) = total {
-            self.dir.require_space(&wanted.name, total.saturating_sub(partial.bytes()))?;
+            self.dir
+                .require_space(&wanted.name, total.saturating_sub(partial.bytes()))?;
         }
-        self.meter.begin(Phase::Download, total, total.unwrap_or(0), partial.bytes());
-        while let Some(chunk) = self.patiently(wanted.name, response.chunk()).await?.map_err(broken)? {
+        self.meter
+            .begin(Phase::Download, total, total.unwrap_or(0), partial.bytes());
+        while let Some(chunk) = self
+            .patiently(wanted.name, response.chunk())
+            .await?
+            .map_err(broken)?
+        {
             partial.append(&chunk).await?;
             *downloaded += chunk.len() as u64;
             self.meter.advance(chunk.len() as u64);
@@ -245,7 +292,11 @@ impl Transfer<'_> {
         match total {
             Some(total) if partial.bytes() < total => {
                 let reason = "the connection ended early".to_owned();
-                Err(Failure::Retry { reason, status: None, after: None })
+                Err(Failure::Retry {
+                    reason,
+                    status: None,
+                    after: None,
+                })
             }
             _ => Ok(()),
         }
@@ -276,50 +327,12 @@ impl Transfer<'_> {
     pub(crate) fn tick(&self, what: &str) -> Result<(), ParamsError> {
         (self.progress)(self.meter.snapshot());
         if self.cancel.load(Ordering::Relaxed) {
-            return Err(ParamsError::Cancelled { what: what.to_owned() });
+            return Err(ParamsError::Cancelled {
+                what: what.to_owned(),
+            });
         }
         Ok(())
     }
-}
-
-fn http_error(url: &str, status: StatusCode) -> ParamsError {
-    let advice = match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE => "the gateway does not have this file; name another gateway",
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "the gateway refuses to serve it; name another gateway",
-        StatusCode::TOO_MANY_REQUESTS => "the gateway wants fewer requests; wait, or name another gateway",
-        status if status.is_server_error() => "the gateway is in trouble; try again later, or name another gateway",
-        _ => "check the gateway's URL",
-    };
-    ParamsError::Http { url: url.to_owned(), status: status.to_string(), advice }
-}
-
-/// An error with everything that led to it: reqwest keeps the interesting part in the sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// A `Content-Range` header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ContentRange {
-    /// First byte; none in an answer that no range could be served.
-    start: Option<u64>,
-    /// Bytes of the whole file, if known.
-    total: Option<u64>,
-}
-
-fn content_range(value: &str) -> Option<ContentRange> {
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    let start = match range {
-        "*" => None,
-        range => Some(range.split_once('-')?.0.parse().ok()?),
-    };
-    Some(ContentRange { start, total: total.parse().ok() })
 }
 
 #[cfg(test)]

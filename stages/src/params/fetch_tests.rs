@@ -46,12 +46,17 @@ async fn serve(content: Vec<u8>, etag: &'static str, script: Vec<Answer>) -> Ser
             seen.lock().unwrap().push(request.clone());
             let answer = script.pop_front().unwrap_or(Answer::Cut(usize::MAX));
             let header = |name: &str| {
-                request.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+                request
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .map(|value| value.trim().to_owned())
             };
             let current = header("if-range:").is_none_or(|tag| tag == etag.to_lowercase());
             let start = header("range:")
                 .filter(|_| current && !matches!(answer, Answer::Whole))
-                .map_or(0, |range| range["bytes=".len()..range.len() - 1].parse::<usize>().unwrap());
+                .map_or(0, |range| {
+                    range["bytes=".len()..range.len() - 1].parse::<usize>().unwrap()
+                });
             let limit = match answer {
                 Answer::Status(line) => {
                     let reply = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -70,7 +75,10 @@ async fn serve(content: Vec<u8>, etag: &'static str, script: Vec<Answer>) -> Ser
             let status = match start {
                 0 => "200 OK".to_owned(),
                 start if start >= total => format!("416 Too Far\r\nContent-Range: bytes */{total}"),
-                start => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{total}", total - 1),
+                start => format!(
+                    "206 Partial Content\r\nContent-Range: bytes {start}-{}/{total}",
+                    total - 1
+                ),
             };
             let head = format!(
                 "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: {etag}\r\nConnection: close\r\n\r\n",
@@ -115,7 +123,11 @@ impl Case {
             silence: Duration::from_secs(20),
         };
         let digest = blake2b(content).to_hex()[..32].to_owned();
-        Self { base: tempfile::tempdir().unwrap(), digest, source }
+        Self {
+            base: tempfile::tempdir().unwrap(),
+            digest,
+            source,
+        }
     }
 
     async fn fetch(&self) -> Result<(FileRecord, u64), ParamsError> {
@@ -127,14 +139,28 @@ impl Case {
         dir.prepare(Origin::Published).unwrap();
         let meter = Meter::new(Phase::Waiting);
         let client = client(&self.source).unwrap();
-        let transfer =
-            Transfer { source: &self.source, client, dir: &dir, progress: &|_| (), meter: &meter, cancel };
-        transfer.fetch(&Wanted { name: NAME, cid: "QmTest", digest: &self.digest }).await
+        let transfer = Transfer {
+            source: &self.source,
+            client,
+            dir: &dir,
+            progress: &|_| (),
+            meter: &meter,
+            cancel,
+        };
+        transfer
+            .fetch(&Wanted {
+                name: NAME,
+                cid: "QmTest",
+                digest: &self.digest,
+            })
+            .await
     }
 
     fn files(&self) -> Vec<String> {
         let folder = std::fs::read_dir(self.base.path().join("published")).unwrap();
-        let mut names: Vec<_> = folder.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = folder
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -147,7 +173,12 @@ impl Case {
 #[tokio::test]
 async fn a_cut_transfer_goes_on_where_it_stopped() {
     let content = content(1);
-    let server = serve(content.clone(), "\"one\"", vec![Answer::Cut(100_000), Answer::Cut(50_000)]).await;
+    let server = serve(
+        content.clone(),
+        "\"one\"",
+        vec![Answer::Cut(100_000), Answer::Cut(50_000)],
+    )
+    .await;
     let case = Case::new(&server, &content);
     let (record, downloaded) = case.fetch().await.unwrap();
     assert_eq!(case.read(), content);
@@ -155,7 +186,11 @@ async fn a_cut_transfer_goes_on_where_it_stopped() {
     assert_eq!(case.files(), [NAME]);
     let requests = server.requests.lock().unwrap();
     assert_eq!(requests.len(), 3);
-    assert!(requests[0].starts_with("get /ipfs/qmtest http"), "{}", requests[0]);
+    assert!(
+        requests[0].starts_with("get /ipfs/qmtest http"),
+        "{}",
+        requests[0]
+    );
     assert!(!requests[0].contains("range:"));
     assert!(requests[1].contains("range: bytes=100000-") && requests[1].contains("if-range: \"one\""));
     assert!(requests[2].contains("range: bytes=150000-"));
@@ -169,8 +204,14 @@ async fn the_next_process_goes_on_too_and_a_good_file_is_left_alone() {
     let server = serve(content.clone(), "\"two\"", script).await;
     let case = Case::new(&server, &content);
     let error = case.fetch().await.unwrap_err().to_string();
-    assert!(error.contains("503") && error.contains("/ipfs/QmTest") && error.contains("another gateway"), "{error}");
-    assert_eq!(case.files(), [format!("{NAME}.partial"), format!("{NAME}.partial.etag")]);
+    assert!(
+        error.contains("503") && error.contains("/ipfs/QmTest") && error.contains("another gateway"),
+        "{error}"
+    );
+    assert_eq!(
+        case.files(),
+        [format!("{NAME}.partial"), format!("{NAME}.partial.etag")]
+    );
     let (_, downloaded) = case.fetch().await.unwrap();
     assert_eq!((downloaded, case.read() == content), (220_000, true));
     let (record, downloaded) = case.fetch().await.unwrap();
@@ -195,11 +236,19 @@ async fn another_file_under_the_same_url_starts_over() {
 #[tokio::test]
 async fn a_server_without_ranges_starts_over() {
     let content = content(4);
-    let server = serve(content.clone(), "W/\"weak\"", vec![Answer::Cut(100_000), Answer::Whole]).await;
+    let server = serve(
+        content.clone(),
+        "W/\"weak\"",
+        vec![Answer::Cut(100_000), Answer::Whole],
+    )
+    .await;
     let case = Case::new(&server, &content);
     let (_, downloaded) = case.fetch().await.unwrap();
     assert_eq!((downloaded, case.read() == content), (420_000, true));
-    assert!(!server.requests.lock().unwrap()[1].contains("if-range"), "a weak validator must not be used");
+    assert!(
+        !server.requests.lock().unwrap()[1].contains("if-range"),
+        "a weak validator must not be used"
+    );
 }
 
 #[tokio::test]
@@ -219,9 +268,15 @@ async fn the_wrong_content_is_refused_and_thrown_away() {
     let server = serve(content(6), "\"six\"", Vec::new()).await;
     let case = Case::new(&server, &content(7));
     let error = case.fetch().await.unwrap_err();
-    assert!(matches!(&error, ParamsError::WrongContent { bytes: 320_000, .. }), "{error}");
+    assert!(
+        matches!(&error, ParamsError::WrongContent { bytes: 320_000, .. }),
+        "{error}"
+    );
     let text = error.to_string();
-    assert!(text.contains(&case.digest) && text.contains("/ipfs/QmTest") && text.contains(NAME), "{text}");
+    assert!(
+        text.contains(&case.digest) && text.contains("/ipfs/QmTest") && text.contains(NAME),
+        "{text}"
+    );
     assert!(case.files().is_empty());
 }
 
@@ -243,7 +298,10 @@ async fn a_damaged_file_is_replaced() {
 async fn a_refusal_is_final_and_says_what_to_do() {
     let server = serve(Vec::new(), "\"\"", vec![Answer::Status("404 Not Found")]).await;
     let error = Case::new(&server, b"").fetch().await.unwrap_err().to_string();
-    assert!(error.contains("404 Not Found") && error.contains("/ipfs/QmTest"), "{error}");
+    assert!(
+        error.contains("404 Not Found") && error.contains("/ipfs/QmTest"),
+        "{error}"
+    );
     assert!(error.contains("name another gateway"), "{error}");
     assert_eq!(server.requests.lock().unwrap().len(), 1);
 }
@@ -253,9 +311,22 @@ async fn a_dead_server_is_given_up_after_the_attempts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let server = Server { base_url, requests: Arc::default() };
+    let server = Server {
+        base_url,
+        requests: Arc::default(),
+    };
     let error = Case::new(&server, b"").fetch().await.unwrap_err();
-    assert!(matches!(&error, ParamsError::Transfer { attempts: 3, have: 0, .. }), "{error}");
+    assert!(
+        matches!(
+            &error,
+            ParamsError::Transfer {
+                attempts: 3,
+                have: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -271,15 +342,4 @@ async fn a_silent_server_can_be_cancelled() {
     };
     let (result, ()) = tokio::join!(case.fetch_until(&cancel), stop);
     assert!(matches!(result, Err(ParamsError::Cancelled { .. })));
-}
-
-#[test]
-fn content_ranges_are_read() {
-    let range = |start, total| Some(ContentRange { start, total });
-    assert_eq!(content_range("bytes 5-9/10"), range(Some(5), Some(10)));
-    assert_eq!(content_range("bytes 5-9/*"), range(Some(5), None));
-    assert_eq!(content_range("bytes */10"), range(None, Some(10)));
-    for nonsense in ["", "bytes", "bytes 5/10", "lines 5-9/10", "bytes x-9/10"] {
-        assert_eq!(content_range(nonsense), None, "{nonsense}");
-    }
 }

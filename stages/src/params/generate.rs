@@ -89,7 +89,12 @@ fn generate_watched(
         });
     }
     clear(set, dir)?;
-    let result = set.visit(Generator { set, dir, meter, cancel })?;
+    let result = set.visit(Generator {
+        set,
+        dir,
+        meter,
+        cancel,
+    })?;
     if result.is_err() {
         // The error matters more than what is left behind, which the next generator removes anyway.
         clear(set, dir).ok();
@@ -111,7 +116,9 @@ fn clear(set: ParamSet, dir: &ParamsDir) -> Result<(), ParamsError> {
 }
 
 fn cancelled(set: ParamSet) -> ParamsError {
-    ParamsError::Cancelled { what: set.to_string() }
+    ParamsError::Cancelled {
+        what: set.to_string(),
+    }
 }
 
 /// Makes the parameters of whatever circuit it is shown.
@@ -130,7 +137,10 @@ impl CircuitVisitor for Generator<'_> {
             if self.cancel.load(Ordering::Relaxed) {
                 return cancelled(self.set);
             }
-            ParamsError::Synthesis { set: self.set, source }
+            ParamsError::Synthesis {
+                set: self.set,
+                source,
+            }
         };
         self.meter.begin(Phase::Synthesis, None, 0, 0);
         let mut assembly = Assembly::new(self.cancel, &self.meter.constraints);
@@ -159,7 +169,14 @@ impl CircuitVisitor for Generator<'_> {
         };
         self.dir.write_manifest(self.set, &manifest)?;
         let elapsed = self.meter.elapsed();
-        Ok(GenerateReport { set: self.set, generated: true, files, constraints, scalars, elapsed })
+        Ok(GenerateReport {
+            set: self.set,
+            generated: true,
+            files,
+            constraints,
+            scalars,
+            elapsed,
+        })
     }
 }
 
@@ -179,7 +196,11 @@ impl Generator<'_> {
             let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, File::create(&temporary)?));
             content(&mut out)?;
             out.flush()?;
-            let record = FileRecord { name: name.to_owned(), bytes: out.bytes, blake2b: out.digest() };
+            let record = FileRecord {
+                name: name.to_owned(),
+                bytes: out.bytes,
+                blake2b: out.digest(),
+            };
             out.inner.get_ref().sync_all()?;
             fs::rename(&temporary, &path)?;
             Ok(record)
@@ -200,7 +221,11 @@ struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self { inner, hash: Blake2b::new(), bytes: 0 }
+        Self {
+            inner,
+            hash: Blake2b::new(),
+            bytes: 0,
+        }
     }
 
     fn digest(&self) -> String {

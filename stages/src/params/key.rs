@@ -47,7 +47,13 @@ impl Secrets {
 
 impl Drop for Secrets {
     fn drop(&mut self) {
-        forget(&mut [&mut self.alpha, &mut self.beta, &mut self.gamma, &mut self.delta, &mut self.tau]);
+        forget(&mut [
+            &mut self.alpha,
+            &mut self.beta,
+            &mut self.gamma,
+            &mut self.delta,
+            &mut self.tau,
+        ]);
     }
 }
 
@@ -59,12 +65,22 @@ fn forget(secrets: &mut [&mut Scalar]) {
     }
 }
 
+/// The same for many.
+fn overwrite(secrets: &mut [Scalar]) {
+    secrets.fill(Scalar::ZERO);
+    std::hint::black_box(&*secrets);
+}
+
 /// Scalars of one section of the file.
 enum Scalars<'a> {
     /// Any scalars.
     Given(&'a [Scalar]),
     /// `first`, `first * ratio`, `first * ratio^2`, ...
-    Powers { first: Scalar, ratio: Scalar, len: usize },
+    Powers {
+        first: Scalar,
+        ratio: Scalar,
+        len: usize,
+    },
 }
 
 impl Scalars<'_> {
@@ -121,19 +137,27 @@ impl Key {
         assembly.close();
         let rows = assembly.rows();
         let size = domain_size(rows)?;
-        let (weights, vanishing) = lagrange(&secrets.tau, size, rows)?;
+        let (mut weights, vanishing) = lagrange(&secrets.tau, size, rows)?;
         let mut evaluation = assembly.evaluate(&weights);
+        overwrite(&mut weights);
         drop(weights);
 
-        let invert = |scalar: &Scalar| Option::from(scalar.invert()).ok_or(SynthesisError::UnexpectedIdentity);
+        let invert =
+            |scalar: &Scalar| Option::from(scalar.invert()).ok_or(SynthesisError::UnexpectedIdentity);
         let gamma_inverse: Scalar = invert(&secrets.gamma)?;
         let delta_inverse: Scalar = invert(&secrets.delta)?;
         let inputs = evaluation.inputs;
         // From here on `c` holds (beta * a + alpha * b + c), over gamma for inputs and over delta for the rest.
-        evaluation.c.par_iter_mut().zip(&evaluation.a).zip(&evaluation.b).enumerate().for_each(|(i, ((c, a), b))| {
-            let inverse = if i < inputs { gamma_inverse } else { delta_inverse };
-            *c = (*a * secrets.beta + *b * secrets.alpha + *c) * inverse;
-        });
+        evaluation
+            .c
+            .par_iter_mut()
+            .zip(&evaluation.a)
+            .zip(&evaluation.b)
+            .enumerate()
+            .for_each(|(i, ((c, a), b))| {
+                let inverse = if i < inputs { gamma_inverse } else { delta_inverse };
+                *c = (*a * secrets.beta + *b * secrets.alpha + *c) * inverse;
+            });
         let l = evaluation.c.split_off(inputs);
         if l.par_iter().any(|scalar| scalar.is_zero().into()) {
             return Err(SynthesisError::UnconstrainedVariable);
@@ -156,7 +180,17 @@ impl Key {
             ic: g1.multiply(&evaluation.c),
         };
         let h_first = vanishing * delta_inverse;
-        Ok(Self { vk, h_first, h_len, tau: secrets.tau, l, a: evaluation.a, b: evaluation.b, g1, g2 })
+        Ok(Self {
+            vk,
+            h_first,
+            h_len,
+            tau: secrets.tau,
+            l,
+            a: evaluation.a,
+            b: evaluation.b,
+            g1,
+            g2,
+        })
     }
 
     /// The verifying key.
@@ -183,9 +217,18 @@ impl Key {
     ///
     /// # Errors
     /// What `out` says; [`io::ErrorKind::Interrupted`] when `cancel` was set.
-    pub(crate) fn write(&self, out: &mut (impl Write + Send), meter: &Meter, cancel: &AtomicBool) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        out: &mut (impl Write + Send),
+        meter: &Meter,
+        cancel: &AtomicBool,
+    ) -> io::Result<()> {
         self.vk.write(&mut *out)?;
-        let h = Scalars::Powers { first: self.h_first, ratio: self.tau, len: self.h_len };
+        let h = Scalars::Powers {
+            first: self.h_first,
+            ratio: self.tau,
+            len: self.h_len,
+        };
         write_section(out, &self.g1, &h, 1, meter, cancel)?;
         write_section(out, &self.g1, &Scalars::Given(&self.l), 1, meter, cancel)?;
         write_section(out, &self.g1, &Scalars::Given(&self.a), 1, meter, cancel)?;
@@ -199,8 +242,7 @@ impl Drop for Key {
         // Two neighbours in `h` or a few of the others give tau away.
         forget(&mut [&mut self.tau, &mut self.h_first]);
         for scalars in [&mut self.l, &mut self.a, &mut self.b] {
-            scalars.fill(Scalar::ZERO);
-            std::hint::black_box(&**scalars);
+            overwrite(scalars);
         }
     }
 }
@@ -215,23 +257,27 @@ fn write_section<P: AffinePoint>(
     cancel: &AtomicBool,
 ) -> io::Result<()> {
     let len = scalars.len();
-    let count = u32::try_from(len).map_err(|_| io::Error::other("more points than the file format can count"))?;
+    let count =
+        u32::try_from(len).map_err(|_| io::Error::other("more points than the file format can count"))?;
     out.write_all(&count.to_be_bytes())?;
     let mut ready = Vec::new();
     for start in (0..len).step_by(BLOCK) {
         let mut block = vec![0; BLOCK.min(len - start) * P::ENCODED];
         let compute = || {
-            block.par_chunks_mut(PIECE * P::ENCODED).enumerate().for_each(|(piece, bytes)| {
-                if cancel.load(Ordering::Relaxed) {
-                    return;
-                }
-                let count = bytes.len() / P::ENCODED;
-                let points = scalars.points(comb, start + piece * PIECE, count);
-                for (point, bytes) in points.iter().zip(bytes.chunks_exact_mut(P::ENCODED)) {
-                    bytes.copy_from_slice(point.to_uncompressed().as_ref());
-                }
-                meter.multiplied(count as u64, count as u64 * cost);
-            });
+            block
+                .par_chunks_mut(PIECE * P::ENCODED)
+                .enumerate()
+                .for_each(|(piece, bytes)| {
+                    if cancel.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let count = bytes.len() / P::ENCODED;
+                    let points = scalars.points(comb, start + piece * PIECE, count);
+                    for (point, bytes) in points.iter().zip(bytes.chunks_exact_mut(P::ENCODED)) {
+                        bytes.copy_from_slice(point.to_uncompressed().as_ref());
+                    }
+                    meter.multiplied(count as u64, count as u64 * cost);
+                });
         };
         let (written, ()) = rayon::join(|| out.write_all(&ready), compute);
         written?;

@@ -28,7 +28,12 @@ impl Circuit<Scalar> for Tiny {
             let factor = Scalar::from(round as u64 + 2);
             let square = value.map(|v| v.square());
             let squared = cs.alloc(|| "square", || square.ok_or(SynthesisError::AssignmentMissing))?;
-            cs.enforce(|| "square", |lc| lc + variable, |lc| lc + variable, |lc| lc + squared);
+            cs.enforce(
+                || "square",
+                |lc| lc + variable,
+                |lc| lc + variable,
+                |lc| lc + squared,
+            );
             let sum = square.and_then(|s| value.map(|v| s * factor - v + Scalar::ONE));
             let next = if round % 3 == 0 {
                 cs.alloc_input(|| "sum", || sum.ok_or(SynthesisError::AssignmentMissing))?
@@ -37,7 +42,10 @@ impl Circuit<Scalar> for Tiny {
             };
             cs.enforce(
                 || "sum",
-                |lc| lc + (factor, squared) - variable + CS::one() + (Scalar::ZERO, squared) + squared - squared,
+                |lc| {
+                    lc + (factor, squared) - variable + CS::one() + (Scalar::ZERO, squared) + squared
+                        - squared
+                },
                 |lc| lc + CS::one(),
                 |lc| lc + next,
             );
@@ -63,8 +71,9 @@ fn ours(circuit: Tiny, secrets: &Secrets) -> Result<Vec<u8>, SynthesisError> {
 }
 
 fn theirs(circuit: Tiny, s: &Secrets) -> Vec<u8> {
-    let parameters =
-        groth16::generate_parameters::<Bls12, _>(circuit, s.g1, s.g2, s.alpha, s.beta, s.gamma, s.delta, s.tau);
+    let parameters = groth16::generate_parameters::<Bls12, _>(
+        circuit, s.g1, s.g2, s.alpha, s.beta, s.gamma, s.delta, s.tau,
+    );
     let mut bytes = Vec::new();
     parameters.unwrap().write(&mut bytes).unwrap();
     bytes
@@ -74,9 +83,16 @@ fn theirs(circuit: Tiny, s: &Secrets) -> Vec<u8> {
 fn the_same_secrets_give_the_bytes_of_bellperson() {
     for (seed, rounds) in [(1, 1), (2, 2), (3, 3), (4, 31), (5, 100), (6, 700)] {
         let secrets = secrets(seed);
-        let (ours, theirs) =
-            (ours(Tiny { x: None, rounds }, &secrets).unwrap(), theirs(Tiny { x: None, rounds }, &secrets));
-        assert!(ours == theirs, "{rounds} rounds: {} and {} bytes", ours.len(), theirs.len());
+        let (ours, theirs) = (
+            ours(Tiny { x: None, rounds }, &secrets).unwrap(),
+            theirs(Tiny { x: None, rounds }, &secrets),
+        );
+        assert!(
+            ours == theirs,
+            "{rounds} rounds: {} and {} bytes",
+            ours.len(),
+            theirs.len()
+        );
     }
 }
 
@@ -86,8 +102,15 @@ fn a_proof_made_with_our_parameters_verifies_and_a_tampered_one_does_not() {
     let parameters = Parameters::<Bls12>::read(&bytes[..], true).unwrap();
     let vk = groth16::prepare_verifying_key(&parameters.vk);
     let x = Scalar::from(5);
-    let proof: Proof<Bls12> =
-        groth16::create_random_proof(Tiny { x: Some(x), rounds: 9 }, &parameters, &mut rand::rngs::OsRng).unwrap();
+    let proof: Proof<Bls12> = groth16::create_random_proof(
+        Tiny {
+            x: Some(x),
+            rounds: 9,
+        },
+        &parameters,
+        &mut rand::rngs::OsRng,
+    )
+    .unwrap();
 
     let (mut value, mut inputs) = (x, Vec::new());
     for round in 0..9_u64 {
@@ -119,7 +142,10 @@ fn an_unconstrained_variable_is_refused() {
     let (cancel, constraints) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut assembly = Assembly::new(&cancel, &constraints);
     Unconstrained.synthesize(&mut assembly).unwrap();
-    assert!(matches!(Key::new(assembly, &secrets(9)), Err(SynthesisError::UnconstrainedVariable)));
+    assert!(matches!(
+        Key::new(assembly, &secrets(9)),
+        Err(SynthesisError::UnconstrainedVariable)
+    ));
 }
 
 #[test]
@@ -129,7 +155,9 @@ fn cancelling_stops_the_multiplication() {
     Tiny { x: None, rounds: 5 }.synthesize(&mut assembly).unwrap();
     let key = Key::new(assembly, &secrets(10)).unwrap();
     cancel.store(true, Ordering::Relaxed);
-    let stopped = key.write(&mut Vec::new(), &Meter::new(Phase::Multiplication), &cancel).unwrap_err();
+    let stopped = key
+        .write(&mut Vec::new(), &Meter::new(Phase::Multiplication), &cancel)
+        .unwrap_err();
     assert_eq!(stopped.kind(), io::ErrorKind::Interrupted);
 }
 

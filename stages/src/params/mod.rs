@@ -11,6 +11,7 @@ mod dir;
 mod error;
 mod fetch;
 mod generate;
+mod http;
 mod key;
 mod partial;
 mod progress;

@@ -39,7 +39,11 @@ impl Partial {
             transfer.dir.remove(wanted.name)?;
             return Ok(None);
         }
-        Ok(Some(FileRecord { name: wanted.name.to_owned(), bytes, blake2b }))
+        Ok(Some(FileRecord {
+            name: wanted.name.to_owned(),
+            bytes,
+            blake2b,
+        }))
     }
 
     /// Opens what an earlier fetch left, or starts an empty file.
@@ -54,8 +58,18 @@ impl Partial {
             .map_err(ParamsError::io("open", &path))?;
         let (hash, bytes) = read_through(transfer, wanted.name, &path).await?;
         // Without one the range is asked for plainly: a CID names its content, and the digest decides in the end.
-        let validator = fs::read_to_string(&validator_path).await.ok().filter(|tag| !tag.is_empty());
-        Ok(Self { path, validator_path, file, hash, bytes, validator })
+        let validator = fs::read_to_string(&validator_path)
+            .await
+            .ok()
+            .filter(|tag| !tag.is_empty());
+        Ok(Self {
+            path,
+            validator_path,
+            file,
+            hash,
+            bytes,
+            validator,
+        })
     }
 
     /// Bytes so far.
@@ -83,7 +97,10 @@ impl Partial {
 
     /// Adds what came.
     pub(crate) async fn append(&mut self, chunk: &[u8]) -> Result<(), ParamsError> {
-        self.file.write_all(chunk).await.map_err(ParamsError::io("write", &self.path))?;
+        self.file
+            .write_all(chunk)
+            .await
+            .map_err(ParamsError::io("write", &self.path))?;
         self.hash.update(chunk);
         self.bytes += chunk.len() as u64;
         Ok(())
@@ -91,7 +108,10 @@ impl Partial {
 
     /// Sees to it that what came is in the file.
     pub(crate) async fn flush(&mut self) -> Result<(), ParamsError> {
-        self.file.flush().await.map_err(ParamsError::io("write", &self.path))
+        self.file
+            .flush()
+            .await
+            .map_err(ParamsError::io("write", &self.path))
     }
 
     /// Compares the digest and gives the file its name, or throws it away.
@@ -130,12 +150,20 @@ impl Partial {
                 found: blake2b[..PUBLISHED_DIGITS].to_owned(),
             });
         }
-        Ok(FileRecord { name: wanted.name.to_owned(), bytes: self.bytes, blake2b })
+        Ok(FileRecord {
+            name: wanted.name.to_owned(),
+            bytes: self.bytes,
+            blake2b,
+        })
     }
 }
 
 /// Takes the digest of a file on disk.
-async fn read_through(transfer: &Transfer<'_>, name: &str, path: &Path) -> Result<(Blake2b, u64), ParamsError> {
+async fn read_through(
+    transfer: &Transfer<'_>,
+    name: &str,
+    path: &Path,
+) -> Result<(Blake2b, u64), ParamsError> {
     let fail = |error| ParamsError::io("read", path)(error);
     let mut file = File::open(path).await.map_err(fail)?;
     let size = file.metadata().await.map_err(fail)?.len();

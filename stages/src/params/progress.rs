@@ -94,7 +94,13 @@ impl Meter {
         let now = Instant::now();
         Self {
             started: now,
-            state: Mutex::new(State { phase, since: now, total: None, total_cost: 0, head_start: 0 }),
+            state: Mutex::new(State {
+                phase,
+                since: now,
+                total: None,
+                total_cost: 0,
+                head_start: 0,
+            }),
             done: AtomicU64::new(0),
             cost: AtomicU64::new(0),
             constraints: AtomicU64::new(0),
@@ -106,7 +112,13 @@ impl Meter {
         let mut state = self.state();
         self.done.store(done, Ordering::Relaxed);
         self.cost.store(done, Ordering::Relaxed);
-        *state = State { phase, since: Instant::now(), total, total_cost, head_start: done };
+        *state = State {
+            phase,
+            since: Instant::now(),
+            total,
+            total_cost,
+            head_start: done,
+        };
     }
 
     /// Counts units that cost `cost` together.
@@ -132,13 +144,20 @@ impl Meter {
         let paid = cost.saturating_sub(state.head_start);
         let eta = (state.total.is_some() && paid > 0).then(|| {
             let left = state.total_cost.saturating_sub(cost) as f64;
-            Duration::try_from_secs_f64(state.since.elapsed().as_secs_f64() * left / paid as f64).unwrap_or(Duration::MAX)
+            Duration::try_from_secs_f64(state.since.elapsed().as_secs_f64() * left / paid as f64)
+                .unwrap_or(Duration::MAX)
         });
         let done = match state.phase {
             Phase::Synthesis => self.constraints.load(Ordering::Relaxed),
             _ => self.done.load(Ordering::Relaxed),
         };
-        Progress { phase: state.phase, done, total: state.total, elapsed: self.elapsed(), eta }
+        Progress {
+            phase: state.phase,
+            done,
+            total: state.total,
+            elapsed: self.elapsed(),
+            eta,
+        }
     }
 
     /// Runs `work` and calls `progress` four times a second until it ends, and once after that.
@@ -174,7 +193,10 @@ mod tests {
         assert_eq!(meter.snapshot().eta, None);
         meter.advance(50);
         let now = meter.snapshot();
-        assert_eq!((now.done, now.total, now.eta), (100, Some(100), Some(Duration::ZERO)));
+        assert_eq!(
+            (now.done, now.total, now.eta),
+            (100, Some(100), Some(Duration::ZERO))
+        );
     }
 
     #[test]

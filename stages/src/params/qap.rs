@@ -1,8 +1,8 @@
 //! A circuit as a quadratic arithmetic program, evaluated at a secret point.
 //!
-//! [`Assembly`] is the constraint system a circuit is synthesised into. It keeps the three matrices by rows, five
-//! bits of bookkeeping and one word a term, because nearly every coefficient is one or minus one; [`Assembly::evaluate`] then
-//! weighs every row with its Lagrange coefficient and adds it to the columns.
+//! [`Assembly`] is the constraint system a circuit is synthesised into. It keeps the three matrices by rows, four
+//! bytes a term, because nearly every coefficient is one or minus one and needs no more than a mark.
+//! [`Assembly::evaluate`] then weighs every row with its Lagrange coefficient and adds it to the columns.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -57,7 +57,11 @@ impl Matrix {
         for (&length, weight) in self.lengths.iter().zip(weights) {
             for &term in terms.by_ref().take(length as usize) {
                 let number = (term & NUMBER) as usize;
-                let column = &mut columns[if term & INPUT != 0 { number } else { inputs + number }];
+                let column = &mut columns[if term & INPUT != 0 {
+                    number
+                } else {
+                    inputs + number
+                }];
                 match term & COEFFICIENT {
                     ONE => *column += weight,
                     MINUS_ONE => *column -= weight,
@@ -112,9 +116,13 @@ impl<'a> Assembly<'a> {
 
     /// The columns of the three matrices at the point whose Lagrange coefficients are `weights` (one a constraint).
     pub(crate) fn evaluate(self, weights: &[Scalar]) -> Evaluation {
-        let Self { inputs, aux, a, b, c, .. } = self;
-        let mut columns: Vec<Vec<Scalar>> =
-            [a, b, c].into_par_iter().map(|matrix| matrix.columns(weights, inputs, aux)).collect();
+        let Self {
+            inputs, aux, a, b, c, ..
+        } = self;
+        let mut columns: Vec<Vec<Scalar>> = [a, b, c]
+            .into_par_iter()
+            .map(|matrix| matrix.columns(weights, inputs, aux))
+            .collect();
         let c = columns.pop().unwrap_or_default();
         let b = columns.pop().unwrap_or_default();
         let a = columns.pop().unwrap_or_default();
@@ -209,7 +217,11 @@ pub(crate) fn domain_size(rows: usize) -> Result<usize, SynthesisError> {
 ///
 /// # Errors
 /// When `tau` is itself one of the roots, which a random secret never is.
-pub(crate) fn lagrange(tau: &Scalar, size: usize, rows: usize) -> Result<(Vec<Scalar>, Scalar), SynthesisError> {
+pub(crate) fn lagrange(
+    tau: &Scalar,
+    size: usize,
+    rows: usize,
+) -> Result<(Vec<Scalar>, Scalar), SynthesisError> {
     let vanishing = tau.pow_vartime([size as u64]) - Scalar::ONE;
     let mut root = Scalar::ROOT_OF_UNITY;
     for _ in size.ilog2()..Scalar::S {
@@ -221,25 +233,28 @@ pub(crate) fn lagrange(tau: &Scalar, size: usize, rows: usize) -> Result<(Vec<Sc
         return Err(SynthesisError::DivisionByZero);
     }
     let mut weights = vec![Scalar::ZERO; rows];
-    weights.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
-        let first = root.pow_vartime([(chunk * CHUNK) as u64]);
-        // All the differences are inverted at once: the products before each one, then backwards.
-        let mut power = first;
-        let mut product = Scalar::ONE;
-        let mut differences = Vec::with_capacity(weights.len());
-        for weight in weights.iter_mut() {
-            *weight = product * power * scale;
-            let difference = *tau - power;
-            differences.push(difference);
-            product *= difference;
-            power *= root;
-        }
-        let mut inverse = product.invert().unwrap_or(Scalar::ZERO);
-        for (weight, difference) in weights.iter_mut().zip(differences).rev() {
-            *weight *= inverse;
-            inverse *= difference;
-        }
-    });
+    weights
+        .par_chunks_mut(CHUNK)
+        .enumerate()
+        .for_each(|(chunk, weights)| {
+            let first = root.pow_vartime([(chunk * CHUNK) as u64]);
+            // All the differences are inverted at once: the products before each one, then backwards.
+            let mut power = first;
+            let mut product = Scalar::ONE;
+            let mut differences = Vec::with_capacity(weights.len());
+            for weight in weights.iter_mut() {
+                *weight = product * power * scale;
+                let difference = *tau - power;
+                differences.push(difference);
+                product *= difference;
+                power *= root;
+            }
+            let mut inverse = product.invert().unwrap_or(Scalar::ZERO);
+            for (weight, difference) in weights.iter_mut().zip(differences).rev() {
+                *weight *= inverse;
+                inverse *= difference;
+            }
+        });
     Ok((weights, vanishing))
 }
 

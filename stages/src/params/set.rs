@@ -6,7 +6,8 @@ use std::str::FromStr;
 use bellperson::Circuit;
 use blstrs::Scalar;
 use filecoin_proofs::constants::{
-    DefaultPieceHasher, SectorShape2KiB, SectorShape8MiB, SectorShape32GiB, SectorShape64GiB, SectorShape512MiB,
+    DefaultPieceHasher, SectorShape2KiB, SectorShape8MiB, SectorShape32GiB, SectorShape64GiB,
+    SectorShape512MiB,
 };
 use filecoin_proofs::parameters::{public_params, window_post_public_params, winning_post_public_params};
 use filecoin_proofs_api::{RegisteredPoStProof, RegisteredSealProof};
@@ -39,7 +40,12 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::PoRep, Self::EmptySectorUpdate, Self::WinningPost, Self::WindowPost];
+    pub const ALL: [Self; 4] = [
+        Self::PoRep,
+        Self::EmptySectorUpdate,
+        Self::WinningPost,
+        Self::WindowPost,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -131,7 +137,9 @@ impl ParamSet {
 
     /// All sets, by sector size.
     pub fn all() -> impl Iterator<Item = Self> {
-        SectorSize::ALL.into_iter().flat_map(|size| ParamKind::ALL.map(|kind| Self { kind, size }))
+        SectorSize::ALL
+            .into_iter()
+            .flat_map(|size| ParamKind::ALL.map(|kind| Self { kind, size }))
     }
 
     /// The four sets that a network with this sector size uses.
@@ -146,7 +154,10 @@ impl ParamSet {
     /// When the library cannot set up the proof.
     pub fn files(self) -> Result<SetFiles, ParamsError> {
         let id = self.visit(Identify)?;
-        Ok(SetFiles { params: parameter_id(&id), verifying_key: verifying_key_id(&id) })
+        Ok(SetFiles {
+            params: parameter_id(&id),
+            verifying_key: verifying_key_id(&id),
+        })
     }
 
     /// What the network published under the names of [`Self::files`], in the same order; `None` for a set that was
@@ -157,7 +168,9 @@ impl ParamSet {
     pub fn published(self) -> Result<Option<[&'static ParameterData; 2]>, ParamsError> {
         let files = self.files()?;
         let data = |name: &str| PARAMETERS.get(name);
-        Ok(data(&files.params).zip(data(&files.verifying_key)).map(|(params, key)| [params, key]))
+        Ok(data(&files.params)
+            .zip(data(&files.verifying_key))
+            .map(|(params, key)| [params, key]))
     }
 
     /// Hands the set's circuit, as yet without an assignment, to `visitor`.
@@ -172,7 +185,10 @@ impl ParamSet {
             SectorSize::GiB32 => self.visit_shape::<SectorShape32GiB, V>(visitor),
             SectorSize::GiB64 => self.visit_shape::<SectorShape64GiB, V>(visitor),
         }
-        .map_err(|source| ParamsError::Setup { set: self, reason: format!("{source:#}") })
+        .map_err(|source| ParamsError::Setup {
+            set: self,
+            reason: format!("{source:#}"),
+        })
     }
 
     fn visit_shape<Tree, V>(self, visitor: V) -> anyhow::Result<V::Output>
@@ -209,7 +225,9 @@ impl ParamSet {
                     _ => window_post_public_params::<Tree>(&config)?,
                 };
                 let id =
-                    <Compound<Tree> as CacheableParameters<FallbackPoStCircuit<Tree>, _>>::cache_identifier(&params);
+                    <Compound<Tree> as CacheableParameters<FallbackPoStCircuit<Tree>, _>>::cache_identifier(
+                        &params,
+                    );
                 visitor.visit(id, || {
                     <Compound<Tree> as CompoundProof<FallbackPoSt<'_, Tree>, _>>::blank_circuit(&params)
                 })
@@ -258,7 +276,9 @@ impl FromStr for ParamSet {
     fn from_str(name: &str) -> Result<Self, ParamsError> {
         Self::all()
             .find(|set| set.to_string().eq_ignore_ascii_case(name))
-            .ok_or_else(|| ParamsError::UnknownSet { name: name.to_owned() })
+            .ok_or_else(|| ParamsError::UnknownSet {
+                name: name.to_owned(),
+            })
     }
 }
 
@@ -283,67 +303,5 @@ impl CircuitVisitor for Identify {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_back() {
-        assert_eq!(ParamSet::all().count(), 20);
-        for set in ParamSet::all() {
-            assert_eq!(set.to_string().parse::<ParamSet>().unwrap(), set);
-        }
-        let set = "WINDOW-POST-8mib".parse::<ParamSet>().unwrap();
-        assert_eq!(set, ParamSet::new(ParamKind::WindowPost, SectorSize::MiB8));
-        let error = "window-post-4KiB".parse::<ParamSet>().unwrap_err().to_string();
-        assert!(error.contains("window-post-4KiB") && error.contains("porep-2KiB"), "{error}");
-    }
-
-    /// The library's own public entry points agree on the names, for all versions and features of a proof.
-    #[test]
-    fn files_are_those_the_library_looks_up() {
-        let of = |kind, size| ParamSet::new(kind, size).files().unwrap();
-        let same = |files: &SetFiles, paths: [std::path::PathBuf; 2]| {
-            for (name, path) in files.names().into_iter().zip(paths) {
-                assert_eq!(path.file_name().unwrap().to_str().unwrap(), name);
-            }
-        };
-        for proof in [
-            RegisteredSealProof::StackedDrg2KiBV1_1,
-            RegisteredSealProof::StackedDrg2KiBV1_1_Feat_SyntheticPoRep,
-            RegisteredSealProof::StackedDrg2KiBV1_2_Feat_NonInteractivePoRep,
-        ] {
-            let paths = [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()];
-            same(&of(ParamKind::PoRep, SectorSize::KiB2), paths);
-        }
-        let proof = RegisteredSealProof::StackedDrg32GiBV1_2_Feat_NonInteractivePoRep;
-        let paths = [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()];
-        same(&of(ParamKind::PoRep, SectorSize::GiB32), paths);
-        for (proof, kind, size) in [
-            (RegisteredPoStProof::StackedDrgWinning64GiBV1, ParamKind::WinningPost, SectorSize::GiB64),
-            (RegisteredPoStProof::StackedDrgWindow8MiBV1_2, ParamKind::WindowPost, SectorSize::MiB8),
-            (RegisteredPoStProof::StackedDrgWindow8MiBV1, ParamKind::WindowPost, SectorSize::MiB8),
-        ] {
-            same(&of(kind, size), [proof.cache_params_path().unwrap(), proof.cache_verifying_key_path().unwrap()]);
-        }
-    }
-
-    #[test]
-    fn names_are_pinned() {
-        let files = ParamSet::new(ParamKind::PoRep, SectorSize::KiB2).files().unwrap();
-        assert!(files.params.starts_with("v28-stacked-proof-of-replication-merkletree-poseidon_hasher-8-0-0-sha256"));
-        assert!(files.params.ends_with("2b3793b06832f.params"), "{}", files.params);
-        assert!(files.verifying_key.ends_with("fee82b3793b06832f.vk"), "{}", files.verifying_key);
-        // The registry of the library names the PoRep files for updates too, but its prover opens these.
-        let files = ParamSet::new(ParamKind::EmptySectorUpdate, SectorSize::KiB2).files().unwrap();
-        assert!(files.params.starts_with("v28-empty-sector-update-merkletree-poseidon_hasher-8-0-0-fb9e"));
-    }
-
-    #[test]
-    fn every_set_was_published_for_its_own_size() {
-        for set in ParamSet::all() {
-            for data in set.published().unwrap().unwrap() {
-                assert_eq!((data.sector_size, data.digest.len()), (set.size.bytes(), 32), "{set}");
-            }
-        }
-    }
-}
+#[path = "set_tests.rs"]
+mod tests;

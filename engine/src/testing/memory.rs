@@ -58,6 +58,7 @@ impl MemoryJournal {
         if data.owner != self.owner {
             return Err(JournalError::Fenced(format!("owner {} instead of {}", data.owner, self.owner)));
         }
+        batch.check()?;
         let mut next = data.clone();
         for (run, (before, row)) in &batch.runs {
             let stored = next.runs.get(run).map_or(0, |row| row.seq);

@@ -29,7 +29,14 @@ struct Shape {
 }
 
 const fn shape(name: &'static str, sql: &'static str, rows: [usize; 3]) -> Shape {
-    Shape { name, sql, rows, native: false, lease: true, packed: false }
+    Shape {
+        name,
+        sql,
+        rows,
+        native: false,
+        lease: true,
+        packed: false,
+    }
 }
 
 const INSERT: &str = "INSERT INTO entry $entries RETURN NONE;";
@@ -49,12 +56,18 @@ fn shapes() -> Vec<Shape> {
         IF array::len($u) != 1 { THROW 'fenced' } }; \
         INSERT INTO entry $entries RETURN NONE; INSERT INTO change $changes RETURN NONE;";
     vec![
-        Shape { lease: false, ..shape("a_conditional_loop", conditional, [1, 1, 1]) },
+        Shape {
+            lease: false,
+            ..shape("a_conditional_loop", conditional, [1, 1, 1])
+        },
         shape("b_entries_only", INSERT, [1, 0, 0]),
         shape("b_insert_on_duplicate", on_duplicate, [1, 1, 2]),
         shape("b_upsert_loop", upsert_loop, [1, 1, 2]),
         shape("b_delete_insert", delete_insert, [1, 1, 2]),
-        Shape { native: true, ..shape("b_insert_on_duplicate_native", on_duplicate, [1, 1, 2]) },
+        Shape {
+            native: true,
+            ..shape("b_insert_on_duplicate_native", on_duplicate, [1, 1, 2])
+        },
         shape(
             "b_entry_and_run",
             "INSERT INTO entry $entries RETURN NONE; \
@@ -75,8 +88,16 @@ fn shapes() -> Vec<Shape> {
             "INSERT INTO entry $entries RETURN NONE; INSERT INTO change $changes RETURN NONE;",
             [1, 0, 1],
         ),
-        Shape { lease: true, packed: true, ..shape("d_one_row_per_transition", INSERT, [1, 0, 0]) },
-        shape("e_one_row_per_commit", "CREATE $commit CONTENT $body RETURN NONE;", [0, 0, 0]),
+        Shape {
+            lease: true,
+            packed: true,
+            ..shape("d_one_row_per_transition", INSERT, [1, 0, 0])
+        },
+        shape(
+            "e_one_row_per_commit",
+            "CREATE $commit CONTENT $body RETURN NONE;",
+            [0, 0, 0],
+        ),
     ]
 }
 
@@ -89,7 +110,11 @@ fn text(run: usize) -> String {
 }
 
 fn data(native: bool, value: Json) -> Value {
-    if native { value.into_value() } else { Value::String(value.to_string()) }
+    if native {
+        value.into_value()
+    } else {
+        Value::String(value.to_string())
+    }
 }
 
 fn entry(run: usize, seq: usize) -> Json {
@@ -112,7 +137,12 @@ fn step_row(run: usize, seq: usize, ix: usize) -> Json {
 }
 
 fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Object>())
+    Value::Object(
+        fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect::<Object>(),
+    )
 }
 
 fn number(n: usize) -> Value {
@@ -133,7 +163,10 @@ fn params(shape: &Shape, k: usize, seq: usize) -> Object {
             let packed = if shape.rows[1] == 0 { &rows[..2] } else { &[] };
             content["rows"] = json!(packed);
         }
-        entries.push(object([("id", key.clone()), ("data", data(shape.native, content.clone()))]));
+        entries.push(object([
+            ("id", key.clone()),
+            ("data", data(shape.native, content.clone())),
+        ]));
         body.push_str(&content.to_string());
         let run_key = id("run", vec![run_text.clone()]);
         run_ids.push(run_key.clone());
@@ -151,7 +184,10 @@ fn params(shape: &Shape, k: usize, seq: usize) -> Object {
         for ix in [seq % 10, (seq + 1) % 10] {
             let key = id("step", vec![run_text.clone(), number(ix)]);
             step_ids.push(key.clone());
-            steps.push(object([("id", key), ("data", data(shape.native, step_row(run, seq, ix)))]));
+            steps.push(object([
+                ("id", key),
+                ("data", data(shape.native, step_row(run, seq, ix))),
+            ]));
         }
         let key = id("change", vec![run_text, number(seq)]);
         let rows = json!([run_row(run, seq), step_row(run, seq, 1), step_row(run, seq, 2)]);
@@ -159,8 +195,11 @@ fn params(shape: &Shape, k: usize, seq: usize) -> Object {
     }
     let commit = id("commit", vec![number(seq)]);
     let names = ["entries", "runs", "steps", "changes", "run_ids", "step_ids"];
-    let mut all: Object =
-        names.into_iter().zip(lists).map(|(name, list)| (name.to_owned(), list.into_value())).collect();
+    let mut all: Object = names
+        .into_iter()
+        .zip(lists)
+        .map(|(name, list)| (name.to_owned(), list.into_value()))
+        .collect();
     all.insert("at".to_owned(), number(seq));
     all.insert("commit".to_owned(), commit);
     all.insert("body".to_owned(), object([("data", Value::String(body))]));
@@ -182,7 +221,10 @@ async fn measure(shape: &Shape, k: usize, folder: &std::path::Path) -> Fallible<
     let db = fresh(&folder.join(format!("{}-{k}", shape.name))).await?;
     if !shape.lease {
         let seed = params(shape, k, 1);
-        db.query("INSERT INTO run $runs RETURN NONE").bind(seed).await?.check()?;
+        db.query("INSERT INTO run $runs RETURN NONE")
+            .bind(seed)
+            .await?
+            .check()?;
     }
     let rounds = match k {
         1 => 300,
@@ -241,15 +283,24 @@ async fn main() -> Fallible<()> {
     let mut args = std::env::args().skip(1);
     let parent = args.next().unwrap_or_else(|| "/tmp".to_owned());
     let only = args.next();
-    let temporary = tempfile::Builder::new().prefix("sealflow-row-budget").tempdir_in(parent)?;
+    let temporary = tempfile::Builder::new()
+        .prefix("sealflow-row-budget")
+        .tempdir_in(parent)?;
     let folder = temporary.path().to_owned();
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown").to_owned();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "))
+        .unwrap_or("unknown")
+        .to_owned();
     let fsync = fsync_ms(&folder)?;
     let mut results = Vec::new();
     for shape in shapes() {
-        if only.as_ref().is_some_and(|only| !shape.name.contains(only.as_str())) {
+        if only
+            .as_ref()
+            .is_some_and(|only| !shape.name.contains(only.as_str()))
+        {
             continue;
         }
         for k in [1, 20, 200] {

@@ -23,7 +23,10 @@ const NAME: &str = "sealflow";
 const CLOSING: Duration = Duration::from_secs(10);
 
 enum Kind {
-    Local { db: Surreal<Db>, datastore: Arc<Datastore> },
+    Local {
+        db: Surreal<Db>,
+        datastore: Arc<Datastore>,
+    },
     Remote(Surreal<Any>),
 }
 
@@ -35,7 +38,11 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects.
-    pub(super) async fn open(target: &Target, place: String, options: &OpenOptions) -> Result<Self, OpenError> {
+    pub(super) async fn open(
+        target: &Target,
+        place: String,
+        options: &OpenOptions,
+    ) -> Result<Self, OpenError> {
         let kind = match target {
             Target::Memory => embedded("memory", &place, options).await?,
             Target::Directory { scheme, path } => {
@@ -64,7 +71,11 @@ impl Client {
     }
 
     /// Runs statements and gives the result of the first.
-    pub(super) async fn fetch<T: SurrealValue>(&self, sql: &str, params: Object) -> surrealdb::Result<Vec<T>> {
+    pub(super) async fn fetch<T: SurrealValue>(
+        &self,
+        sql: &str,
+        params: Object,
+    ) -> surrealdb::Result<Vec<T>> {
         self.query(sql, params).await?.check()?.take(0)
     }
 
@@ -80,7 +91,10 @@ impl Client {
 
     /// A failure in words.
     pub(super) fn open_error(&self, doing: &str, error: &surrealdb::Error) -> OpenError {
-        OpenError::Store { place: self.place.clone(), what: store_text(doing, &self.place, error) }
+        OpenError::Store {
+            place: self.place.clone(),
+            what: store_text(doing, &self.place, error),
+        }
     }
 
     /// A failure after opening.
@@ -91,17 +105,19 @@ impl Client {
     /// Flushes and closes an embedded store.
     pub(super) async fn close(&self) -> Result<(), JournalError> {
         match &self.kind {
-            Kind::Local { datastore, .. } => datastore
-                .shutdown()
-                .await
-                .map_err(|error| JournalError::Store(format!("closing the store at {}: {error}", self.place))),
+            Kind::Local { datastore, .. } => datastore.shutdown().await.map_err(|error| {
+                JournalError::Store(format!("closing the store at {}: {error}", self.place))
+            }),
             Kind::Remote(_) => Ok(()),
         }
     }
 }
 
 fn utf8<'a>(path: &'a Path, place: &str) -> Result<&'a str, OpenError> {
-    path.to_str().ok_or_else(|| OpenError::Url { url: place.to_owned(), why: "the path is not UTF-8".to_owned() })
+    path.to_str().ok_or_else(|| OpenError::Url {
+        url: place.to_owned(),
+        why: "the path is not UTF-8".to_owned(),
+    })
 }
 
 /// The settings of an embedded store. Its own defaults are half of the machine's memory, and the SDK
@@ -119,7 +135,10 @@ fn settings(options: &OpenOptions) -> ConfigMap {
 }
 
 async fn embedded(path: &str, place: &str, options: &OpenOptions) -> Result<Kind, OpenError> {
-    let fail = |what: String| OpenError::Store { place: place.to_owned(), what };
+    let fail = |what: String| OpenError::Store {
+        place: place.to_owned(),
+        what,
+    };
     let begun = std::time::Instant::now();
     let datastore = loop {
         let opening = start(path.to_owned(), settings(options));
@@ -136,7 +155,10 @@ async fn embedded(path: &str, place: &str, options: &OpenOptions) -> Result<Kind
             }
             Err(error) => {
                 let what = format!("the store cannot read its files ({error})");
-                return Err(OpenError::Damaged { place: place.to_owned(), what });
+                return Err(OpenError::Damaged {
+                    place: place.to_owned(),
+                    what,
+                });
             }
         }
     };
@@ -154,7 +176,10 @@ async fn start(path: String, settings: ConfigMap) -> Result<Arc<Datastore>, Stri
         .build_with_path(&path)
         .await
         .map_err(|error| error.to_string())?;
-    datastore.check_version().await.map_err(|error| error.to_string())?;
+    datastore
+        .check_version()
+        .await
+        .map_err(|error| error.to_string())?;
     datastore.bootstrap().await.map_err(|error| error.to_string())?;
     Ok(datastore)
 }
@@ -167,11 +192,18 @@ async fn remote(url: &str, place: &str, options: &OpenOptions) -> Result<Kind, O
     let db = connect(url).await.map_err(|error| fail("connecting", &error))?;
     match &options.credentials {
         Some(Credentials::Password { user, password }) => {
-            let root = Root { username: user.clone(), password: password.clone() };
-            db.signin(root).await.map_err(|error| fail("logging in", &error))?;
+            let root = Root {
+                username: user.clone(),
+                password: password.clone(),
+            };
+            db.signin(root)
+                .await
+                .map_err(|error| fail("logging in", &error))?;
         }
         Some(Credentials::Token(token)) => {
-            db.authenticate(token.as_str()).await.map_err(|error| fail("logging in", &error))?;
+            db.authenticate(token.as_str())
+                .await
+                .map_err(|error| fail("logging in", &error))?;
         }
         None => {}
     }

@@ -78,7 +78,10 @@ pub enum OpenError {
 
 impl From<JournalError> for OpenError {
     fn from(error: JournalError) -> Self {
-        Self::Store { place: "its store".to_owned(), what: error.to_string() }
+        Self::Store {
+            place: "its store".to_owned(),
+            what: error.to_string(),
+        }
     }
 }
 

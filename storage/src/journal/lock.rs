@@ -36,8 +36,15 @@ impl DirectoryLock {
                 let mut holder = String::new();
                 // The holder may be writing its number just now; then it is not known.
                 let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-                let holder = if known { holder.trim().to_owned() } else { "(unknown)".to_owned() };
-                return Err(OpenError::Locked { folder: folder.to_owned(), holder });
+                let holder = if known {
+                    holder.trim().to_owned()
+                } else {
+                    "(unknown)".to_owned()
+                };
+                return Err(OpenError::Locked {
+                    folder: folder.to_owned(),
+                    holder,
+                });
             }
             Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
         }

@@ -13,11 +13,17 @@ mod payload;
 mod read;
 mod record;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod write;
+
+use std::sync::Arc;
 
 use sealflow_engine::event::Entry;
 use sealflow_engine::id::{RunId, Subject};
-use sealflow_engine::journal::{ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph};
+use sealflow_engine::journal::{
+    ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph,
+};
 use sealflow_engine::rows::{RunRow, StepRow};
 use tokio::sync::Mutex;
 
@@ -34,7 +40,7 @@ use self::write::Writer;
 ///
 /// Reads may go on while a commit is made; commits are made one after the other.
 pub struct SurrealJournal {
-    client: Client,
+    client: Arc<Client>,
     payloads: PayloadFolder,
     /// There is none when the journal was opened without the fence, only to be read.
     writer: Option<Mutex<Writer>>,
@@ -44,7 +50,9 @@ pub struct SurrealJournal {
 
 impl std::fmt::Debug for SurrealJournal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SurrealJournal").field("place", &self.client.place()).finish_non_exhaustive()
+        f.debug_struct("SurrealJournal")
+            .field("place", &self.client.place())
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,7 +64,12 @@ impl SurrealJournal {
     /// The store could not be closed cleanly. Nothing that was committed is lost.
     pub async fn close(&self) -> Result<(), JournalError> {
         let closed = self.client.close().await;
-        drop(self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+        drop(
+            self.lock
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .take(),
+        );
         closed
     }
 

@@ -1,6 +1,7 @@
 //! Opening: the directory lock, the store, its schema, the fence, the payload folder.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
@@ -36,7 +37,12 @@ impl SurrealJournal {
                 return Err(error);
             }
         };
-        Ok(Self { client, payloads, writer, lock: std::sync::Mutex::new(lock) })
+        Ok(Self {
+            client: Arc::new(client),
+            payloads,
+            writer,
+            lock: std::sync::Mutex::new(lock),
+        })
     }
 }
 
@@ -59,15 +65,24 @@ async fn lock(folder: &Path, options: &OpenOptions) -> Result<DirectoryLock, Ope
     let (folder, create): (PathBuf, bool) = (folder.to_owned(), options.fence);
     let work = move || {
         if create {
-            let failed = |source| OpenError::Io { what: "make the data directory", path: folder.clone(), source };
+            let failed = |source| OpenError::Io {
+                what: "make the data directory",
+                path: folder.clone(),
+                source,
+            };
             std::fs::create_dir_all(&folder).map_err(failed)?;
         } else if !folder.is_dir() {
-            return Err(OpenError::Missing { place: folder.display().to_string() });
+            return Err(OpenError::Missing {
+                place: folder.display().to_string(),
+            });
         }
         DirectoryLock::take(&folder)
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(lock) => lock,
-        Err(error) => Err(OpenError::Store { place: "its directory".to_owned(), what: error.to_string() }),
+        Err(error) => Err(OpenError::Store {
+            place: "its directory".to_owned(),
+            what: error.to_string(),
+        }),
     }
 }

@@ -86,7 +86,12 @@ pub(super) enum Target {
 impl Target {
     /// Reads a URL.
     pub(super) fn parse(url: &str) -> Result<Self, OpenError> {
-        let fail = |why: &str| Err(OpenError::Url { url: redact(url), why: why.to_owned() });
+        let fail = |why: &str| {
+            Err(OpenError::Url {
+                url: redact(url),
+                why: why.to_owned(),
+            })
+        };
         if matches!(url, "memory" | "mem://") {
             return Ok(Self::Memory);
         }
@@ -99,11 +104,17 @@ impl Target {
             "surrealkv" | "rocksdb" if rest.contains('?') => {
                 fail("a path with `?` cannot be opened, and settings are not part of the URL")
             }
-            "surrealkv" => Ok(Self::Directory { scheme: "surrealkv", path: rest.into() }),
+            "surrealkv" => Ok(Self::Directory {
+                scheme: "surrealkv",
+                path: rest.into(),
+            }),
             #[cfg(feature = "rocksdb")]
             "rocksdb" if rest.is_empty() => fail("it names no directory"),
             #[cfg(feature = "rocksdb")]
-            "rocksdb" => Ok(Self::Directory { scheme: "rocksdb", path: rest.into() }),
+            "rocksdb" => Ok(Self::Directory {
+                scheme: "rocksdb",
+                path: rest.into(),
+            }),
             #[cfg(not(feature = "rocksdb"))]
             "rocksdb" => fail(
                 "this sealflow was built without RocksDB; build it with `cargo build --release --features rocksdb` \
@@ -117,7 +128,9 @@ impl Target {
                 Ok(_) => fail("it names no host"),
                 Err(error) => fail(&error.to_string()),
             },
-            _ => fail("known are surrealkv://PATH, rocksdb://PATH, ws://HOST:PORT, wss://HOST:PORT and memory"),
+            _ => {
+                fail("known are surrealkv://PATH, rocksdb://PATH, ws://HOST:PORT, wss://HOST:PORT and memory")
+            }
         }
     }
 }
@@ -136,11 +149,24 @@ mod tests {
 
     #[test]
     fn urls_are_read() {
-        let directory = Target::Directory { scheme: "surrealkv", path: "/a/b".into() };
+        let directory = Target::Directory {
+            scheme: "surrealkv",
+            path: "/a/b".into(),
+        };
         assert_eq!(Target::parse("surrealkv:///a/b").unwrap(), directory);
         assert_eq!(Target::parse("memory").unwrap(), Target::Memory);
-        assert!(matches!(Target::parse("wss://db.example:8000").unwrap(), Target::Remote(_)));
-        for bad in ["/a/b", "surrealkv://", "surrealkv:///a?sync=never", "http://a", "ws://", ""] {
+        assert!(matches!(
+            Target::parse("wss://db.example:8000").unwrap(),
+            Target::Remote(_)
+        ));
+        for bad in [
+            "/a/b",
+            "surrealkv://",
+            "surrealkv:///a?sync=never",
+            "http://a",
+            "ws://",
+            "",
+        ] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
     }
@@ -148,7 +174,10 @@ mod tests {
     #[test]
     fn a_password_in_a_url_is_refused_and_not_repeated() {
         let error = Target::parse("ws://root:secret@host:1").unwrap_err().to_string();
-        assert!(error.contains("does not belong") && !error.contains("secret"), "{error}");
+        assert!(
+            error.contains("does not belong") && !error.contains("secret"),
+            "{error}"
+        );
     }
 
     #[cfg(not(feature = "rocksdb"))]

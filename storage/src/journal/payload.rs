@@ -43,7 +43,9 @@ impl PayloadFolder {
     /// The file of a payload.
     pub(super) fn path(&self, sha256: &str) -> Result<PathBuf, JournalError> {
         if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(corrupt(format!("`{sha256}` is not the name of a payload: 64 hexadecimal digits")));
+            return Err(corrupt(format!(
+                "`{sha256}` is not the name of a payload: 64 hexadecimal digits"
+            )));
         }
         Ok(self.root.join(&sha256[..2]).join(&sha256[2..]))
     }
@@ -62,7 +64,10 @@ impl PayloadFolder {
             return Ok(sha256);
         }
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.root.join(UNFINISHED).join(format!("{sha256}.{}.{count}", std::process::id()));
+        let temporary = self
+            .root
+            .join(UNFINISHED)
+            .join(format!("{sha256}.{}.{count}", std::process::id()));
         let folder = path.parent().unwrap_or(&self.root);
         write_durably(&temporary, &path, folder, &self.root, bytes)
             .map_err(|error| JournalError::Store(io_text("storing a payload", &path, &error)))?;
@@ -98,7 +103,13 @@ fn clean(root: &Path) -> Result<(), (PathBuf, std::io::Error)> {
     Ok(())
 }
 
-fn write_durably(temporary: &Path, path: &Path, folder: &Path, root: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write_durably(
+    temporary: &Path,
+    path: &Path,
+    folder: &Path,
+    root: &Path,
+    bytes: &[u8],
+) -> std::io::Result<()> {
     let mut file = File::create(temporary)?;
     file.write_all(bytes)?;
     crash::point("payload.before_fsync");
@@ -114,7 +125,10 @@ fn write_durably(temporary: &Path, path: &Path, folder: &Path, root: &Path, byte
 
 fn read_verified(path: &Path, sha256: &str) -> Result<Vec<u8>, JournalError> {
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => corrupt(format!("payload {sha256} is missing: there is no {}", path.display())),
+        ErrorKind::NotFound => corrupt(format!(
+            "payload {sha256} is missing: there is no {}",
+            path.display()
+        )),
         _ => JournalError::Store(io_text("reading a payload", path, &error)),
     })?;
     let found = hex::encode(Sha256::digest(&bytes));
@@ -122,7 +136,10 @@ fn read_verified(path: &Path, sha256: &str) -> Result<Vec<u8>, JournalError> {
         Ok(bytes)
     } else {
         let what = "is not what was stored; restore the file from a backup";
-        Err(corrupt(format!("payload {sha256}: the content of {} {what}", path.display())))
+        Err(corrupt(format!(
+            "payload {sha256}: the content of {} {what}",
+            path.display()
+        )))
     }
 }
 

@@ -11,7 +11,9 @@ use surrealdb::types::{Object, SurrealValue, Value};
 
 use super::SurrealJournal;
 use super::error::corrupt;
-use super::record::{Changes, after, artifacts_of, decode, entries_from, id, number, object, of_run, text};
+use super::record::{
+    Changes, after, artifacts_of, decode, entries_from, id, list, number, object, of_run, text,
+};
 
 /// Records that one query gives at most.
 pub(super) const PAGE: usize = 1000;
@@ -31,13 +33,22 @@ pub(super) struct EntryRecord {
 }
 
 impl SurrealJournal {
-    pub(super) async fn fetch<T: SurrealValue>(&self, sql: &str, params: Object) -> Result<Vec<T>, JournalError> {
-        self.client.fetch(sql, params).await.map_err(|error| self.client.error("reading", &error))
+    pub(super) async fn fetch<T: SurrealValue>(
+        &self,
+        sql: &str,
+        params: Object,
+    ) -> Result<Vec<T>, JournalError> {
+        self.client
+            .fetch(sql, params)
+            .await
+            .map_err(|error| self.client.error("reading", &error))
     }
 
     pub(super) async fn read_run(&self, run: &RunId) -> Result<Option<RunRow>, JournalError> {
         let params = object([("id", of_run("run", run))]);
-        let found = self.fetch::<RunRecord>("SELECT row, open FROM $id", params).await?;
+        let found = self
+            .fetch::<RunRecord>("SELECT row, open FROM $id", params)
+            .await?;
         match found.into_iter().next() {
             Some(record) => self.whole(record).await.map(Some),
             None => Ok(None),
@@ -52,14 +63,23 @@ impl SurrealJournal {
         }
         let params = object([("range", entries_from(&row.run, row.seq))]);
         let last = self
-            .fetch::<EntryRecord>("SELECT entry, changes, id FROM $range ORDER BY id DESC LIMIT 1", params)
+            .fetch::<EntryRecord>(
+                "SELECT entry, changes, id FROM $range ORDER BY id DESC LIMIT 1",
+                params,
+            )
             .await?;
         let Some(last) = last.into_iter().next() else {
-            return Err(corrupt(format!("{} has no entry {}, which its row tells of", row.run, row.seq)));
+            return Err(corrupt(format!(
+                "{} has no entry {}, which its row tells of",
+                row.run, row.seq
+            )));
         };
         let entry: Entry = decode(format_args!("an entry of {}", row.run), &last.entry)?;
         let changes: Changes = match &last.changes {
-            Some(changes) => decode(format_args!("the rows of entry {} of {}", entry.seq, row.run), changes)?,
+            Some(changes) => decode(
+                format_args!("the rows of entry {} of {}", entry.seq, row.run),
+                changes,
+            )?,
             None => return Err(corrupt(format!("entry {} of {} has no rows", entry.seq, row.run))),
         };
         row.seq = entry.seq;
@@ -77,11 +97,27 @@ impl SurrealJournal {
                 params.insert(name.to_owned(), value);
             }
         };
-        add(" AND workflow = $workflow", "workflow", filter.workflow.as_ref().map(|name| text(name.as_str())));
-        add(" AND status = $status", "status", filter.status.map(|status| text(status.as_str())));
-        add(" AND subject = $subject", "subject", filter.subject.as_ref().map(|subject| text(subject.as_str())));
+        add(
+            " AND workflow = $workflow",
+            "workflow",
+            filter.workflow.as_ref().map(|name| text(name.as_str())),
+        );
+        add(
+            " AND status = $status",
+            "status",
+            filter.status.map(|status| text(status.as_str())),
+        );
+        add(
+            " AND subject = $subject",
+            "subject",
+            filter.subject.as_ref().map(|subject| text(subject.as_str())),
+        );
         add(" ORDER BY id DESC", "_", Some(Value::None));
-        add(" LIMIT $limit", "limit", filter.limit.map(|limit| number(u64::from(limit))));
+        add(
+            " LIMIT $limit",
+            "limit",
+            filter.limit.map(|limit| number(u64::from(limit))),
+        );
         let mut rows = Vec::new();
         for record in self.fetch::<RunRecord>(&sql, params).await? {
             rows.push(self.whole(record).await?);
@@ -97,12 +133,27 @@ impl SurrealJournal {
                 ("range", after("open", last.as_deref())),
                 ("limit", number(PAGE as u64)),
             ]);
-            let sql = "SELECT VALUE id[0] FROM (SELECT VALUE id.id() FROM $range LIMIT $limit)";
-            let page = self.fetch::<String>(sql, params).await?;
-            for run in &page {
-                let run: RunId = run.parse().map_err(|error| corrupt(format!("a run in the list of open runs: {error}")))?;
-                let row = self.read_run(&run).await?;
-                rows.push(row.ok_or_else(|| corrupt(format!("{run} is open but has no row")))?);
+            let page = self
+                .fetch::<String>("SELECT VALUE run FROM $range LIMIT $limit", params)
+                .await?;
+            let runs = page.iter().map(|run| run.parse());
+            let runs: Vec<RunId> = runs
+                .collect::<Result<_, _>>()
+                .map_err(|error| corrupt(format!("a run in the list of open runs: {error}")))?;
+            let ids = list(runs.iter().map(|run| of_run("run", run)).collect());
+            let found = self
+                .fetch::<RunRecord>("SELECT row, open FROM $ids", object([("ids", ids)]))
+                .await?;
+            if found.len() != runs.len() {
+                let what = format!(
+                    "{} of {} open runs have no row",
+                    runs.len() - found.len().min(runs.len()),
+                    runs.len()
+                );
+                return Err(corrupt(what));
+            }
+            for record in found {
+                rows.push(self.whole(record).await?);
             }
             match page.last() {
                 Some(run) if page.len() == PAGE => last = Some(run.clone()),
@@ -130,33 +181,65 @@ impl SurrealJournal {
         }
     }
 
-    pub(super) async fn read_records(&self, run: &RunId, from: u64, limit: u64) -> Result<Vec<EntryRecord>, JournalError> {
+    pub(super) async fn read_records(
+        &self,
+        run: &RunId,
+        from: u64,
+        limit: u64,
+    ) -> Result<Vec<EntryRecord>, JournalError> {
         let params = object([("range", entries_from(run, from)), ("limit", number(limit))]);
-        self.fetch("SELECT entry, changes FROM $range LIMIT $limit", params).await
+        self.fetch("SELECT entry, changes FROM $range LIMIT $limit", params)
+            .await
     }
 
-    pub(super) async fn read_entries(&self, run: &RunId, from: u64, limit: u32) -> Result<Vec<Entry>, JournalError> {
-        let params = object([("range", entries_from(run, from)), ("limit", number(u64::from(limit)))]);
-        let texts = self.fetch::<String>("SELECT VALUE entry FROM $range LIMIT $limit", params).await?;
-        texts.iter().map(|text| decode(format_args!("an entry of {run}"), text)).collect()
+    pub(super) async fn read_entries(
+        &self,
+        run: &RunId,
+        from: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let params = object([
+            ("range", entries_from(run, from)),
+            ("limit", number(u64::from(limit))),
+        ]);
+        let texts = self
+            .fetch::<String>("SELECT VALUE entry FROM $range LIMIT $limit", params)
+            .await?;
+        texts
+            .iter()
+            .map(|text| decode(format_args!("an entry of {run}"), text))
+            .collect()
     }
 
     pub(super) async fn read_graph(&self, hash: &str) -> Result<Option<StoredGraph>, JournalError> {
         let params = object([("id", id("graph", vec![text(hash)]))]);
-        let found = self.fetch::<String>("SELECT VALUE graph FROM $id", params).await?;
-        found.first().map(|json| decode(format_args!("graph {hash}"), json)).transpose()
+        let found = self
+            .fetch::<String>("SELECT VALUE graph FROM $id", params)
+            .await?;
+        found
+            .first()
+            .map(|json| decode(format_args!("graph {hash}"), json))
+            .transpose()
     }
 
     pub(super) async fn read_artifacts(&self, subject: &Subject) -> Result<Vec<ArtifactRow>, JournalError> {
         let params = object([("range", artifacts_of(subject.as_str()))]);
-        let found = self.fetch::<String>("SELECT VALUE row FROM $range", params).await?;
-        found.iter().map(|json| decode(format_args!("an artifact of {subject}"), json)).collect()
+        let found = self
+            .fetch::<String>("SELECT VALUE row FROM $range", params)
+            .await?;
+        found
+            .iter()
+            .map(|json| decode(format_args!("an artifact of {subject}"), json))
+            .collect()
     }
 
     pub(super) async fn read_key(&self, key: &str) -> Result<Option<RunId>, JournalError> {
         let params = object([("id", id("key", vec![text(key)]))]);
         let found = self.fetch::<String>("SELECT VALUE run FROM $id", params).await?;
-        let parse = |run: &String| run.parse().map_err(|error| corrupt(format!("the run of key `{key}`: {error}")));
+        let parse = |run: &String| {
+            run.parse()
+                .map_err(|error| corrupt(format!("the run of key `{key}`: {error}")))
+        };
         found.first().map(parse).transpose()
     }
 }

@@ -26,7 +26,10 @@ pub(super) struct Changes {
 
 /// The fields of a record, or the parameters of a query.
 pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Object {
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// A list of records.
@@ -85,16 +88,24 @@ pub(super) fn after(table: &str, last: Option<&str>) -> Value {
 }
 
 fn range(table: &str, start: Bound<RecordIdKey>, end: Bound<RecordIdKey>) -> Value {
-    RecordId::new(table, RecordIdKey::Range(Box::new(RecordIdKeyRange { start, end }))).into_value()
+    RecordId::new(
+        table,
+        RecordIdKey::Range(Box::new(RecordIdKeyRange { start, end })),
+    )
+    .into_value()
 }
 
 /// Encodes what the engine gave us.
 pub(super) fn encode<T: Serialize>(what: &str, value: &T) -> Result<Value, JournalError> {
     let json = serde_json::to_string(value);
-    json.map(Value::String).map_err(|error| corrupt(format!("{what} cannot be encoded: {error}")))
+    json.map(Value::String)
+        .map_err(|error| corrupt(format!("{what} cannot be encoded: {error}")))
 }
 
 /// Decodes what the store has.
-pub(super) fn decode<T: DeserializeOwned>(what: impl std::fmt::Display, json: &str) -> Result<T, JournalError> {
+pub(super) fn decode<T: DeserializeOwned>(
+    what: impl std::fmt::Display,
+    json: &str,
+) -> Result<T, JournalError> {
     serde_json::from_str(json).map_err(|error| corrupt(format!("{what} cannot be read: {error}")))
 }

@@ -32,10 +32,16 @@ pub(super) async fn prepare(client: &Client, write: bool) -> Result<(), OpenErro
             return Ok(());
         }
         if version > SCHEMA_VERSION {
-            return Err(OpenError::Newer { place: client.place().to_owned(), found: version, known: SCHEMA_VERSION });
+            return Err(OpenError::Newer {
+                place: client.place().to_owned(),
+                found: version,
+                known: SCHEMA_VERSION,
+            });
         }
         if !write {
-            return Err(OpenError::Missing { place: client.place().to_owned() });
+            return Err(OpenError::Missing {
+                place: client.place().to_owned(),
+            });
         }
         let from = usize::try_from(version).unwrap_or(usize::MAX);
         let migration = MIGRATIONS.get(from).copied().unwrap_or_default();
@@ -51,12 +57,18 @@ pub(super) async fn prepare(client: &Client, write: bool) -> Result<(), OpenErro
         }
     }
     let what = format!("its tables could not be brought to version {SCHEMA_VERSION}; the log says why");
-    Err(OpenError::Store { place: client.place().to_owned(), what })
+    Err(OpenError::Store {
+        place: client.place().to_owned(),
+        what,
+    })
 }
 
 /// The version of what is stored; 0 when there is nothing at all.
 async fn version(client: &Client) -> Result<u64, OpenError> {
-    let damaged = |what: String| OpenError::Damaged { place: client.place().to_owned(), what };
+    let damaged = |what: String| OpenError::Damaged {
+        place: client.place().to_owned(),
+        what,
+    };
     let info: Vec<Value> = client
         .fetch("RETURN [(INFO FOR DB).tables.keys()]", Object::new())
         .await
@@ -65,7 +77,13 @@ async fn version(client: &Client) -> Result<u64, OpenError> {
         Some(Value::Array(tables)) => tables
             .into_inner()
             .into_iter()
-            .filter_map(|table| if let Value::String(table) = table { Some(table) } else { None })
+            .filter_map(|table| {
+                if let Value::String(table) = table {
+                    Some(table)
+                } else {
+                    None
+                }
+            })
             .collect(),
         _ => Vec::new(),
     };
@@ -73,7 +91,10 @@ async fn version(client: &Client) -> Result<u64, OpenError> {
         return Ok(0);
     }
     if tables.iter().all(|table| table != "meta") {
-        return Err(damaged(format!("it has the tables {} but no schema version", tables.join(", "))));
+        return Err(damaged(format!(
+            "it has the tables {} but no schema version",
+            tables.join(", ")
+        )));
     }
     let found: Vec<Value> = client
         .fetch("SELECT VALUE version FROM meta:schema", Object::new())
@@ -109,5 +130,8 @@ pub(super) async fn take_fence(client: &Client) -> Result<u64, OpenError> {
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    Err(OpenError::Store { place: client.place().to_owned(), what: format!("taking over failed: {last}") })
+    Err(OpenError::Store {
+        place: client.place().to_owned(),
+        what: format!("taking over failed: {last}"),
+    })
 }

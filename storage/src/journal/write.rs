@@ -32,7 +32,12 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(epoch: u64) -> Self {
-        Self { epoch, heads: HashMap::new(), graphs: HashSet::new(), broken: None }
+        Self {
+            epoch,
+            heads: HashMap::new(),
+            graphs: HashSet::new(),
+            broken: None,
+        }
     }
 }
 
@@ -45,7 +50,15 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn of(row: &RunRow) -> Self {
-        Self { seq: row.seq, shown: (row.status.as_str(), row.reason.clone(), row.graph.clone(), is_open(row)) }
+        Self {
+            seq: row.seq,
+            shown: (
+                row.status.as_str(),
+                row.reason.clone(),
+                row.graph.clone(),
+                is_open(row),
+            ),
+        }
     }
 }
 
@@ -65,7 +78,10 @@ impl Transaction {
         let sql = "BEGIN; \
             LET $held = (UPDATE lease:journal SET commits = (commits ?? 0) + 1 WHERE epoch = $epoch RETURN VALUE epoch); \
             IF array::len($held) != 1 { THROW 'fenced' };";
-        Self { sql: sql.to_owned(), params: object([("epoch", number(epoch))]) }
+        Self {
+            sql: sql.to_owned(),
+            params: object([("epoch", number(epoch))]),
+        }
     }
 
     /// Adds a statement over a list, unless the list is empty.
@@ -80,9 +96,12 @@ impl Transaction {
 impl SurrealJournal {
     /// The writer, or why there is none.
     pub(super) fn writer(&self) -> Result<&Mutex<Writer>, JournalError> {
-        self.writer
-            .as_ref()
-            .ok_or_else(|| JournalError::Store(format!("the journal at {} was opened only to be read", self.place())))
+        self.writer.as_ref().ok_or_else(|| {
+            JournalError::Store(format!(
+                "the journal at {} was opened only to be read",
+                self.place()
+            ))
+        })
     }
 
     pub(super) async fn write(&self, batch: &Batch) -> Result<(), JournalError> {
@@ -115,7 +134,11 @@ impl SurrealJournal {
     }
 
     /// Checks that every run is where the batch takes it to be. Gives the heads that are stored.
-    async fn check_before(&self, writer: &Writer, batch: &Batch) -> Result<BTreeMap<RunId, Head>, JournalError> {
+    async fn check_before(
+        &self,
+        writer: &Writer,
+        batch: &Batch,
+    ) -> Result<BTreeMap<RunId, Head>, JournalError> {
         let mut stored = BTreeMap::new();
         for (run, (before, _)) in &batch.runs {
             let head = match writer.heads.get(run) {
@@ -126,18 +149,30 @@ impl SurrealJournal {
             };
             let seq = head.as_ref().map_or(0, |head| head.seq);
             if seq != *before {
-                return Err(JournalError::Fenced(format!("{run} is at entry {seq}, not {before}")));
+                return Err(JournalError::Fenced(format!(
+                    "{run} is at entry {seq}, not {before}"
+                )));
             }
             stored.extend(head.map(|head| (run.clone(), head)));
         }
         Ok(stored)
     }
 
-    async fn execute(&self, transaction: &Transaction, writer: &Writer, batch: &Batch) -> Result<(), JournalError> {
+    async fn execute(
+        &self,
+        transaction: &Transaction,
+        writer: &Writer,
+        batch: &Batch,
+    ) -> Result<(), JournalError> {
         let mut lost = false;
         for attempt in 1..=TRIES {
-            let answer = self.client.query(&transaction.sql, transaction.params.clone()).await;
-            let Err(error) = answer.and_then(first_error) else { return Ok(()) };
+            let answer = self
+                .client
+                .query(&transaction.sql, transaction.params.clone())
+                .await;
+            let Err(error) = answer.and_then(first_error) else {
+                return Ok(());
+            };
             if error.is_thrown() {
                 let why = format!("it was epoch {}, and is so no more", writer.epoch);
                 return Err(JournalError::Fenced(why));
@@ -149,8 +184,10 @@ impl SurrealJournal {
                 }
                 return Err(JournalError::Fenced(error.message().to_owned()));
             }
-            let conflict = matches!(error.query_details(), Some(surrealdb::types::QueryError::TransactionConflict))
-                || error.message().contains("can be retried");
+            let conflict = matches!(
+                error.query_details(),
+                Some(surrealdb::types::QueryError::TransactionConflict)
+            ) || error.message().contains("can be retried");
             if conflict && attempt < TRIES {
                 tokio::time::sleep(std::time::Duration::from_millis(5 * attempt as u64)).await;
                 continue;
@@ -166,7 +203,10 @@ impl SurrealJournal {
                 return Ok(());
             }
         }
-        Err(JournalError::Store(format!("a commit at {} did not come to an end", self.place())))
+        Err(JournalError::Store(format!(
+            "a commit at {} did not come to an end",
+            self.place()
+        )))
     }
 
     /// Whether the entries of a batch are stored exactly as they are in it. A transaction is stored as
@@ -185,7 +225,10 @@ impl SurrealJournal {
 fn first_error(mut answer: surrealdb::IndexedResults) -> surrealdb::Result<()> {
     let mut errors: Vec<_> = answer.take_errors().into_iter().collect();
     errors.sort_by_key(|(at, error)| {
-        let bystander = matches!(error.query_details(), Some(surrealdb::types::QueryError::NotExecuted));
+        let bystander = matches!(
+            error.query_details(),
+            Some(surrealdb::types::QueryError::NotExecuted)
+        );
         (bystander, *at)
     });
     errors.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
@@ -197,7 +240,11 @@ fn transaction(
     stored: &BTreeMap<RunId, Head>,
 ) -> Result<Transaction, JournalError> {
     let mut transaction = Transaction::new(writer.epoch);
-    transaction.add("INSERT INTO entry $entries RETURN NONE;", "entries", entries(batch)?);
+    transaction.add(
+        "INSERT INTO entry $entries RETURN NONE;",
+        "entries",
+        entries(batch)?,
+    );
     let (mut new, mut changed, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (run, (before, row)) in &batch.runs {
         let head = stored.get(run);
@@ -215,14 +262,21 @@ fn transaction(
         let target = if *before == 0 { &mut new } else { &mut changed };
         target.push(Value::Object(record));
         match (*before == 0, is_open(row)) {
-            (true, true) => opened.push(Value::Object(object([("id", of_run("open", run))]))),
+            (true, true) => {
+                let record = object([("id", of_run("open", run)), ("run", text(run.as_str()))]);
+                opened.push(Value::Object(record));
+            }
             (false, false) => closed.push(of_run("open", run)),
             _ => {}
         }
     }
     transaction.add("INSERT INTO run $new RETURN NONE;", "new", new);
     transaction.add("INSERT INTO open $opened RETURN NONE;", "opened", opened);
-    transaction.add("FOR $one IN $changed { UPSERT $one.id CONTENT $one RETURN NONE };", "changed", changed);
+    transaction.add(
+        "FOR $one IN $changed { UPSERT $one.id CONTENT $one RETURN NONE };",
+        "changed",
+        changed,
+    );
     transaction.add("DELETE $closed RETURN NONE;", "closed", closed);
     let mut keys = Vec::with_capacity(batch.keys.len());
     for (key, run) in &batch.keys {
@@ -231,17 +285,31 @@ fn transaction(
     }
     transaction.add("INSERT INTO key $keys RETURN NONE;", "keys", keys);
     let mut graphs = Vec::new();
-    for (hash, graph) in batch.graphs.iter().filter(|(hash, _)| !writer.graphs.contains(*hash)) {
-        let record = object([("id", id("graph", vec![text(hash)])), ("graph", encode("a graph", &**graph)?)]);
+    for (hash, graph) in batch
+        .graphs
+        .iter()
+        .filter(|(hash, _)| !writer.graphs.contains(*hash))
+    {
+        let record = object([
+            ("id", id("graph", vec![text(hash)])),
+            ("graph", encode("a graph", &**graph)?),
+        ]);
         graphs.push(Value::Object(record));
     }
     transaction.add("INSERT IGNORE INTO graph $graphs RETURN NONE;", "graphs", graphs);
     let mut artifacts = Vec::new();
     for ((subject, kind), row) in &batch.artifacts {
         let key = id("artifact", vec![text(subject.as_str()), text(kind)]);
-        artifacts.push(Value::Object(object([("id", key), ("row", encode("an artifact", row)?)])));
+        artifacts.push(Value::Object(object([
+            ("id", key),
+            ("row", encode("an artifact", row)?),
+        ])));
     }
-    transaction.add("FOR $one IN $artifacts { UPSERT $one.id CONTENT $one RETURN NONE };", "artifacts", artifacts);
+    transaction.add(
+        "FOR $one IN $artifacts { UPSERT $one.id CONTENT $one RETURN NONE };",
+        "artifacts",
+        artifacts,
+    );
     transaction.sql.push_str("COMMIT;");
     Ok(transaction)
 }
@@ -254,11 +322,16 @@ fn entries(batch: &Batch) -> Result<Vec<Value>, JournalError> {
     }
     let mut records = Vec::with_capacity(batch.entries.len());
     for (run, entry) in &batch.entries {
-        let mut record =
-            object([("id", entry_id(run, entry.seq)), ("entry", encode("an entry", entry)?)]);
+        let mut record = object([
+            ("id", entry_id(run, entry.seq)),
+            ("entry", encode("an entry", entry)?),
+        ]);
         if let Some((_, row)) = batch.runs.get(run).filter(|(_, row)| row.seq == entry.seq) {
             let steps = steps.remove(run).unwrap_or_default();
-            let changes = Changes { steps, discarding: row.discarding.clone() };
+            let changes = Changes {
+                steps,
+                discarding: row.discarding.clone(),
+            };
             record.insert("changes".to_owned(), encode("the rows of an entry", &changes)?);
         }
         records.push(Value::Object(record));

@@ -858,7 +858,7 @@ impl Core {
 
 /// The artifacts that an entry makes current: those of the successes in it, and after a rewind those
 /// that the run still stands by.
-fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
+pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
     let accepted = entry.events.iter().any(|event| {
         matches!(event, Event::AttemptSucceeded { .. } | Event::Rewound { .. })
     });

@@ -74,9 +74,60 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    /// Checks that the batch agrees with itself: the entries of each run are numbered from the one
+    /// after `before` to its row's `seq`, and nothing belongs to a run without an entry.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`]: the program that made the batch is wrong.
+    pub fn check(&self) -> Result<(), JournalError> {
+        let mut last: BTreeMap<&RunId, u64> = self
+            .runs
+            .iter()
+            .map(|(run, (before, _))| (run, *before))
+            .collect();
+        for (run, entry) in &self.entries {
+            let wrong = |what: &str| {
+                JournalError::Corrupt(format!(
+                    "entry {} of {run} was to be written, but {what}",
+                    entry.seq
+                ))
+            };
+            let last = last.get_mut(run).ok_or_else(|| wrong("without the run's row"))?;
+            if entry.seq != *last + 1 {
+                return Err(wrong(&format!("it comes after entry {last}")));
+            }
+            if entry.events.is_empty() {
+                return Err(wrong("it is empty"));
+            }
+            *last = entry.seq;
+        }
+        for (run, (before, row)) in &self.runs {
+            if last.get(run) != Some(&row.seq) || row.seq == *before {
+                let what = format!(
+                    "the row of {run} was to be written at entry {}, which it does not have",
+                    row.seq
+                );
+                return Err(JournalError::Corrupt(what));
+            }
+        }
+        let mut owners = self.steps.keys().map(|(run, _)| run).chain(self.keys.values());
+        match owners.find(|run| !self.runs.contains_key(*run)) {
+            Some(run) => Err(JournalError::Corrupt(format!(
+                "a change of {run} was to be written without an entry"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Adds the next entry of a run.
     pub fn push(&mut self, append: Append) {
-        let Append { entry, row, steps, artifacts, graph } = append;
+        let Append {
+            entry,
+            row,
+            steps,
+            artifacts,
+            graph,
+        } = append;
         let run = row.run.clone();
         let before = self.runs.get(&run).map_or(entry.seq - 1, |(before, _)| *before);
         if entry.seq == 1
@@ -89,7 +140,8 @@ impl Batch {
             self.steps.insert((run.clone(), step.ix), step);
         }
         for artifact in artifacts {
-            self.artifacts.insert((artifact.subject.clone(), artifact.kind.clone()), artifact);
+            self.artifacts
+                .insert((artifact.subject.clone(), artifact.kind.clone()), artifact);
         }
         self.graphs.extend(graph);
         self.runs.insert(run, (before, row));
@@ -134,7 +186,9 @@ pub struct RunFilter {
 impl RunFilter {
     /// Whether the filter lets a run through (its limit aside).
     pub fn accepts(&self, row: &RunRow) -> bool {
-        self.workflow.as_ref().is_none_or(|wanted| *wanted == row.workflow)
+        self.workflow
+            .as_ref()
+            .is_none_or(|wanted| *wanted == row.workflow)
             && self.status.is_none_or(|wanted| wanted == row.status)
             && self.subject.as_ref().is_none_or(|wanted| *wanted == row.subject)
     }
@@ -144,8 +198,10 @@ impl RunFilter {
 pub trait Journal: Send + Sync + 'static {
     /// Commits a batch, all of it or nothing, and returns when it would survive a power cut.
     ///
-    /// The store refuses, as [`JournalError::Fenced`], an entry whose number is taken and any commit
-    /// of a daemon that is not the newest one.
+    /// Refused as [`JournalError::Fenced`]: any commit of a daemon that is not the newest one, a run
+    /// that is not at the entry that the batch names as `before`, an entry whose number is taken, and
+    /// a key that is taken. Refused as [`JournalError::Corrupt`]: a batch that contradicts itself
+    /// ([`Batch::check`]). A refused batch changes nothing.
     fn commit<'a>(&'a self, batch: &'a Batch) -> JournalFuture<'a, ()>;
 
     /// The row of a run.

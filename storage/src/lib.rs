@@ -1,1 +1,3 @@
-//! storage
+//! What survives: the journal on SurrealDB ([`journal`]).
+
+pub mod journal;

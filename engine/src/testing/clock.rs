@@ -14,7 +14,10 @@ pub struct SimClock {
 impl SimClock {
     /// A clock that shows this wall time, in milliseconds since 1970.
     pub fn new(wall_ms: u64) -> Self {
-        Self { wall: AtomicU64::new(wall_ms), mono: AtomicU64::new(0) }
+        Self {
+            wall: AtomicU64::new(wall_ms),
+            mono: AtomicU64::new(0),
+        }
     }
 
     /// Moves both clocks on.
@@ -31,6 +34,9 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Now {
-        Now { wall_ms: self.wall.load(Ordering::Relaxed), mono_ms: self.mono.load(Ordering::Relaxed) }
+        Now {
+            wall_ms: self.wall.load(Ordering::Relaxed),
+            mono_ms: self.mono.load(Ordering::Relaxed),
+        }
     }
 }

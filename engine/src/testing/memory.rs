@@ -7,9 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::event::Entry;
 use crate::id::{RunId, Subject};
-use crate::journal::{
-    ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph,
-};
+use crate::journal::{ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph};
 use crate::rows::{RunRow, StepRow};
 use crate::workflow::StepIx;
 
@@ -35,7 +33,13 @@ pub struct MemoryJournal {
 
 impl Default for MemoryJournal {
     fn default() -> Self {
-        Self { data: Arc::new(Mutex::new(Data { owner: 1, ..Data::default() })), owner: 1 }
+        Self {
+            data: Arc::new(Mutex::new(Data {
+                owner: 1,
+                ..Data::default()
+            })),
+            owner: 1,
+        }
     }
 }
 
@@ -47,7 +51,10 @@ impl MemoryJournal {
             data.owner += 1;
             data.owner
         });
-        Self { data: self.data.clone(), owner }
+        Self {
+            data: self.data.clone(),
+            owner,
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Data) -> T) -> T {
@@ -56,19 +63,32 @@ impl MemoryJournal {
 
     fn apply(&self, data: &mut Data, batch: &Batch) -> Result<(), JournalError> {
         if data.owner != self.owner {
-            return Err(JournalError::Fenced(format!("owner {} instead of {}", data.owner, self.owner)));
+            return Err(JournalError::Fenced(format!(
+                "owner {} instead of {}",
+                data.owner, self.owner
+            )));
         }
+        batch.check()?;
         let mut next = data.clone();
         for (run, (before, row)) in &batch.runs {
             let stored = next.runs.get(run).map_or(0, |row| row.seq);
             if stored != *before {
-                return Err(JournalError::Fenced(format!("{run} is at entry {stored}, not {before}")));
+                return Err(JournalError::Fenced(format!(
+                    "{run} is at entry {stored}, not {before}"
+                )));
             }
             next.runs.insert(run.clone(), row.clone());
         }
         for (run, entry) in &batch.entries {
-            if next.entries.insert((run.clone(), entry.seq), entry.clone()).is_some() {
-                return Err(JournalError::Fenced(format!("entry {} of {run} is taken", entry.seq)));
+            if next
+                .entries
+                .insert((run.clone(), entry.seq), entry.clone())
+                .is_some()
+            {
+                return Err(JournalError::Fenced(format!(
+                    "entry {} of {run} is taken",
+                    entry.seq
+                )));
             }
         }
         next.steps.extend(batch.steps.clone());
@@ -102,24 +122,38 @@ impl Journal for MemoryJournal {
     fn runs<'a>(&'a self, filter: &'a RunFilter) -> JournalFuture<'a, Vec<RunRow>> {
         let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
         ready(Ok(self.with(|data| {
-            data.runs.values().rev().filter(|row| filter.accepts(row)).take(limit).cloned().collect()
+            data.runs
+                .values()
+                .rev()
+                .filter(|row| filter.accepts(row))
+                .take(limit)
+                .cloned()
+                .collect()
         })))
     }
 
     fn open_runs(&self) -> JournalFuture<'_, Vec<RunRow>> {
         let open = |row: &&RunRow| !row.status.is_final() || !row.discarding.is_empty();
-        ready(Ok(self.with(|data| data.runs.values().filter(open).cloned().collect())))
+        ready(Ok(
+            self.with(|data| data.runs.values().filter(open).cloned().collect())
+        ))
     }
 
     fn steps<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Vec<StepRow>> {
         let of = |((other, _), _): &(&(RunId, StepIx), &StepRow)| other == run;
-        ready(Ok(self.with(|data| data.steps.iter().filter(of).map(|(_, row)| row.clone()).collect())))
+        ready(Ok(self.with(|data| {
+            data.steps.iter().filter(of).map(|(_, row)| row.clone()).collect()
+        })))
     }
 
     fn entries<'a>(&'a self, run: &'a RunId, from: u64, limit: u32) -> JournalFuture<'a, Vec<Entry>> {
         let range = (run.clone(), from)..=(run.clone(), u64::MAX);
         ready(Ok(self.with(|data| {
-            data.entries.range(range).take(limit as usize).map(|(_, entry)| entry.clone()).collect()
+            data.entries
+                .range(range)
+                .take(limit as usize)
+                .map(|(_, entry)| entry.clone())
+                .collect()
         })))
     }
 
@@ -129,7 +163,11 @@ impl Journal for MemoryJournal {
 
     fn artifacts<'a>(&'a self, subject: &'a Subject) -> JournalFuture<'a, Vec<ArtifactRow>> {
         ready(Ok(self.with(|data| {
-            data.artifacts.values().filter(|row| row.subject == *subject).cloned().collect()
+            data.artifacts
+                .values()
+                .filter(|row| row.subject == *subject)
+                .cloned()
+                .collect()
         })))
     }
 
@@ -146,5 +184,16 @@ impl Journal for MemoryJournal {
     fn payload<'a>(&'a self, sha256: &'a str) -> JournalFuture<'a, Vec<u8>> {
         let found = self.with(|data| data.payloads.get(sha256).cloned());
         ready(found.ok_or_else(|| JournalError::Corrupt(format!("payload {sha256} is missing"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::journal_suite;
+
+    #[tokio::test]
+    async fn obeys_the_law_of_journals() {
+        journal_suite(async || MemoryJournal::default(), async |first| first.successor()).await;
     }
 }

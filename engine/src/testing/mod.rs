@@ -1,10 +1,16 @@
 //! For tests: an in-memory journal, a simulated clock, pretend stages, and the suites that every
 //! implementation of the engine's traits passes.
+#![expect(
+    clippy::expect_used,
+    reason = "test support: a broken expectation is a failed test"
+)]
 
 mod clock;
 mod journal_suite;
 mod memory;
+mod sample;
 
 pub use clock::SimClock;
-pub use journal_suite::journal_suite;
+pub use journal_suite::{commit, journal_suite};
 pub use memory::MemoryJournal;
+pub use sample::SampleRun;

@@ -1,0 +1,154 @@
+//! Values that are too large for the store: files named by the SHA-256 of their content, durable
+//! before the commit that names them.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sealflow_engine::crash;
+use sealflow_engine::journal::JournalError;
+use sha2::{Digest, Sha256};
+
+use super::error::{OpenError, corrupt};
+
+/// Where unfinished files are. What is there when a daemon starts was left behind by a crash.
+const UNFINISHED: &str = ".tmp";
+
+/// A folder of payload files: `ab/cdef…`.
+#[derive(Debug, Clone)]
+pub(super) struct PayloadFolder {
+    root: PathBuf,
+}
+
+impl PayloadFolder {
+    /// Takes the folder. To write, it is made if it is not there, and leftovers are removed.
+    pub(super) async fn open(root: PathBuf, write: bool) -> Result<Self, OpenError> {
+        let folder = Self { root };
+        if write {
+            let path = folder.root.clone();
+            let io = |what, path, source| OpenError::Io { what, path, source };
+            match tokio::task::spawn_blocking(move || clean(&path)).await {
+                Ok(Ok(())) => {}
+                Ok(Err((path, source))) => return Err(io("prepare the payload folder", path, source)),
+                Err(error) => {
+                    let source = std::io::Error::other(error);
+                    return Err(io("prepare the payload folder", folder.root, source));
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    /// The file of a payload.
+    pub(super) fn path(&self, sha256: &str) -> Result<PathBuf, JournalError> {
+        if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(corrupt(format!(
+                "`{sha256}` is not the name of a payload: 64 hexadecimal digits"
+            )));
+        }
+        Ok(self.root.join(&sha256[..2]).join(&sha256[2..]))
+    }
+
+    /// Stores a value; when this returns it would survive a power cut.
+    pub(super) async fn put(&self, bytes: Vec<u8>) -> Result<String, JournalError> {
+        let folder = self.clone();
+        blocking(move || folder.put_now(&bytes)).await
+    }
+
+    fn put_now(&self, bytes: &[u8]) -> Result<String, JournalError> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let sha256 = hex::encode(Sha256::digest(bytes));
+        let path = self.path(&sha256)?;
+        if read_verified(&path, &sha256).is_ok() {
+            return Ok(sha256);
+        }
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let temporary = self
+            .root
+            .join(UNFINISHED)
+            .join(format!("{sha256}.{}.{count}", std::process::id()));
+        let folder = path.parent().unwrap_or(&self.root);
+        write_durably(&temporary, &path, folder, &self.root, bytes)
+            .map_err(|error| JournalError::Store(io_text("storing a payload", &path, &error)))?;
+        Ok(sha256)
+    }
+
+    /// Reads a value and verifies it.
+    pub(super) async fn get(&self, sha256: &str) -> Result<Vec<u8>, JournalError> {
+        let (path, sha256) = (self.path(sha256)?, sha256.to_owned());
+        blocking(move || read_verified(&path, &sha256)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(JournalError::Store(format!("a payload file: {error}"))))
+}
+
+fn clean(root: &Path) -> Result<(), (PathBuf, std::io::Error)> {
+    let unfinished = root.join(UNFINISHED);
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |error| (path, error)
+    };
+    std::fs::create_dir_all(&unfinished).map_err(at(&unfinished))?;
+    for leftover in std::fs::read_dir(&unfinished).map_err(at(&unfinished))? {
+        let path = leftover.map_err(at(&unfinished))?.path();
+        tracing::info!(path = %path.display(), "removing an unfinished payload");
+        std::fs::remove_file(&path).map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+fn write_durably(
+    temporary: &Path,
+    path: &Path,
+    folder: &Path,
+    root: &Path,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    let mut file = File::create(temporary)?;
+    file.write_all(bytes)?;
+    crash::point("payload.before_fsync");
+    file.sync_all()?;
+    std::fs::create_dir_all(folder)?;
+    crash::point("payload.before_rename");
+    std::fs::rename(temporary, path)?;
+    crash::point("payload.after_rename");
+    // The name is durable when its folder is, and the folder when the one above it is.
+    File::open(folder)?.sync_all()?;
+    File::open(root)?.sync_all()
+}
+
+fn read_verified(path: &Path, sha256: &str) -> Result<Vec<u8>, JournalError> {
+    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => corrupt(format!(
+            "payload {sha256} is missing: there is no {}",
+            path.display()
+        )),
+        _ => JournalError::Store(io_text("reading a payload", path, &error)),
+    })?;
+    let found = hex::encode(Sha256::digest(&bytes));
+    if found == sha256 {
+        Ok(bytes)
+    } else {
+        let what = "is not what was stored; restore the file from a backup";
+        Err(corrupt(format!(
+            "payload {sha256}: the content of {} {what}",
+            path.display()
+        )))
+    }
+}
+
+fn io_text(doing: &str, path: &Path, error: &std::io::Error) -> String {
+    let advice = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room on that disk",
+        ErrorKind::PermissionDenied => "; make it writable for the user that runs sealflow",
+        ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
+        _ => "",
+    };
+    format!("{doing} in {}: {error}{advice}", path.display())
+}

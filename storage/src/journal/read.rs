@@ -1,0 +1,245 @@
+//! Reading: everything is one record or a range of records.
+
+use std::collections::BTreeMap;
+
+use sealflow_engine::event::Entry;
+use sealflow_engine::id::{RunId, Subject};
+use sealflow_engine::journal::{ArtifactRow, JournalError, RunFilter, StoredGraph};
+use sealflow_engine::rows::{RunRow, StepRow};
+use sealflow_engine::workflow::StepIx;
+use surrealdb::types::{Object, SurrealValue, Value};
+
+use super::SurrealJournal;
+use super::error::corrupt;
+use super::record::{
+    Changes, after, artifacts_of, decode, entries_from, id, list, number, object, of_run, text,
+};
+
+/// Records that one query gives at most.
+pub(super) const PAGE: usize = 1000;
+
+/// A run's record.
+#[derive(SurrealValue)]
+struct RunRecord {
+    row: String,
+    open: bool,
+}
+
+/// An entry's record.
+#[derive(SurrealValue)]
+pub(super) struct EntryRecord {
+    pub(super) entry: String,
+    pub(super) changes: Option<String>,
+}
+
+impl SurrealJournal {
+    pub(super) async fn fetch<T: SurrealValue>(
+        &self,
+        sql: &str,
+        params: Object,
+    ) -> Result<Vec<T>, JournalError> {
+        self.client
+            .fetch(sql, params)
+            .await
+            .map_err(|error| self.client.error("reading", &error))
+    }
+
+    pub(super) async fn read_run(&self, run: &RunId) -> Result<Option<RunRow>, JournalError> {
+        let params = object([("id", of_run("run", run))]);
+        let found = self
+            .fetch::<RunRecord>("SELECT row, open FROM $id", params)
+            .await?;
+        match found.into_iter().next() {
+            Some(record) => self.whole(record).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The row as it is now. What of it is not in the run's record follows from the last entry.
+    async fn whole(&self, record: RunRecord) -> Result<RunRow, JournalError> {
+        let mut row: RunRow = decode("the row of a run", &record.row)?;
+        if !record.open {
+            return Ok(row);
+        }
+        let params = object([("range", entries_from(&row.run, row.seq))]);
+        let last = self
+            .fetch::<EntryRecord>(
+                "SELECT entry, changes, id FROM $range ORDER BY id DESC LIMIT 1",
+                params,
+            )
+            .await?;
+        let Some(last) = last.into_iter().next() else {
+            return Err(corrupt(format!(
+                "{} has no entry {}, which its row tells of",
+                row.run, row.seq
+            )));
+        };
+        let entry: Entry = decode(format_args!("an entry of {}", row.run), &last.entry)?;
+        let changes: Changes = match &last.changes {
+            Some(changes) => decode(
+                format_args!("the rows of entry {} of {}", entry.seq, row.run),
+                changes,
+            )?,
+            None => return Err(corrupt(format!("entry {} of {} has no rows", entry.seq, row.run))),
+        };
+        row.seq = entry.seq;
+        row.updated_at = entry.at;
+        row.discarding = changes.discarding;
+        Ok(row)
+    }
+
+    pub(super) async fn read_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, JournalError> {
+        let mut sql = "SELECT row, open, id FROM run WHERE true".to_owned();
+        let mut params = Object::new();
+        let mut add = |condition: &str, name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                sql.push_str(condition);
+                params.insert(name.to_owned(), value);
+            }
+        };
+        add(
+            " AND workflow = $workflow",
+            "workflow",
+            filter.workflow.as_ref().map(|name| text(name.as_str())),
+        );
+        add(
+            " AND status = $status",
+            "status",
+            filter.status.map(|status| text(status.as_str())),
+        );
+        add(
+            " AND subject = $subject",
+            "subject",
+            filter.subject.as_ref().map(|subject| text(subject.as_str())),
+        );
+        add(" ORDER BY id DESC", "_", Some(Value::None));
+        add(
+            " LIMIT $limit",
+            "limit",
+            filter.limit.map(|limit| number(u64::from(limit))),
+        );
+        let mut rows = Vec::new();
+        for record in self.fetch::<RunRecord>(&sql, params).await? {
+            rows.push(self.whole(record).await?);
+        }
+        Ok(rows)
+    }
+
+    pub(super) async fn read_open_runs(&self) -> Result<Vec<RunRow>, JournalError> {
+        let mut rows = Vec::new();
+        let mut last: Option<String> = None;
+        loop {
+            let params = object([
+                ("range", after("open", last.as_deref())),
+                ("limit", number(PAGE as u64)),
+            ]);
+            let page = self
+                .fetch::<String>("SELECT VALUE run FROM $range LIMIT $limit", params)
+                .await?;
+            let runs = page.iter().map(|run| run.parse());
+            let runs: Vec<RunId> = runs
+                .collect::<Result<_, _>>()
+                .map_err(|error| corrupt(format!("a run in the list of open runs: {error}")))?;
+            let ids = list(runs.iter().map(|run| of_run("run", run)).collect());
+            let found = self
+                .fetch::<RunRecord>("SELECT row, open FROM $ids", object([("ids", ids)]))
+                .await?;
+            if found.len() != runs.len() {
+                let what = format!(
+                    "{} of {} open runs have no row",
+                    runs.len() - found.len().min(runs.len()),
+                    runs.len()
+                );
+                return Err(corrupt(what));
+            }
+            for record in found {
+                rows.push(self.whole(record).await?);
+            }
+            match page.last() {
+                Some(run) if page.len() == PAGE => last = Some(run.clone()),
+                _ => return Ok(rows),
+            }
+        }
+    }
+
+    pub(super) async fn read_steps(&self, run: &RunId) -> Result<Vec<StepRow>, JournalError> {
+        let mut steps: BTreeMap<StepIx, StepRow> = BTreeMap::new();
+        let mut from = 1;
+        loop {
+            let page = self.read_records(run, from, PAGE as u64).await?;
+            let full = page.len() == PAGE;
+            for record in page {
+                from += 1;
+                if let Some(changes) = record.changes {
+                    let changes: Changes = decode(format_args!("the rows of an entry of {run}"), &changes)?;
+                    steps.extend(changes.steps.into_iter().map(|step| (step.ix, step)));
+                }
+            }
+            if !full {
+                return Ok(steps.into_values().collect());
+            }
+        }
+    }
+
+    pub(super) async fn read_records(
+        &self,
+        run: &RunId,
+        from: u64,
+        limit: u64,
+    ) -> Result<Vec<EntryRecord>, JournalError> {
+        let params = object([("range", entries_from(run, from)), ("limit", number(limit))]);
+        self.fetch("SELECT entry, changes FROM $range LIMIT $limit", params)
+            .await
+    }
+
+    pub(super) async fn read_entries(
+        &self,
+        run: &RunId,
+        from: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let params = object([
+            ("range", entries_from(run, from)),
+            ("limit", number(u64::from(limit))),
+        ]);
+        let texts = self
+            .fetch::<String>("SELECT VALUE entry FROM $range LIMIT $limit", params)
+            .await?;
+        texts
+            .iter()
+            .map(|text| decode(format_args!("an entry of {run}"), text))
+            .collect()
+    }
+
+    pub(super) async fn read_graph(&self, hash: &str) -> Result<Option<StoredGraph>, JournalError> {
+        let params = object([("id", id("graph", vec![text(hash)]))]);
+        let found = self
+            .fetch::<String>("SELECT VALUE graph FROM $id", params)
+            .await?;
+        found
+            .first()
+            .map(|json| decode(format_args!("graph {hash}"), json))
+            .transpose()
+    }
+
+    pub(super) async fn read_artifacts(&self, subject: &Subject) -> Result<Vec<ArtifactRow>, JournalError> {
+        let params = object([("range", artifacts_of(subject.as_str()))]);
+        let found = self
+            .fetch::<String>("SELECT VALUE row FROM $range", params)
+            .await?;
+        found
+            .iter()
+            .map(|json| decode(format_args!("an artifact of {subject}"), json))
+            .collect()
+    }
+
+    pub(super) async fn read_key(&self, key: &str) -> Result<Option<RunId>, JournalError> {
+        let params = object([("id", id("key", vec![text(key)]))]);
+        let found = self.fetch::<String>("SELECT VALUE run FROM $id", params).await?;
+        let parse = |run: &String| {
+            run.parse()
+                .map_err(|error| corrupt(format!("the run of key `{key}`: {error}")))
+        };
+        found.first().map(parse).transpose()
+    }
+}

@@ -1,0 +1,340 @@
+//! One commit: one transaction that writes, per transition, one create-only entry with the rows that
+//! changed, and of the run's own row only what lists show.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use sealflow_engine::crash;
+use sealflow_engine::id::RunId;
+use sealflow_engine::journal::{Batch, JournalError};
+use sealflow_engine::rows::RunRow;
+use surrealdb::types::{Object, Value};
+use tokio::sync::Mutex;
+
+use super::SurrealJournal;
+use super::record::{Changes, encode, entry_id, id, list, number, object, of_run, text};
+
+/// How often a transaction that another one got in the way of is tried again. It took no effect, and
+/// tried again it meets the fence.
+const TRIES: usize = 10;
+
+/// What the only writer of a journal remembers.
+pub(super) struct Writer {
+    epoch: u64,
+    /// Open runs that were written to: how far they are and what of them is in their row. An open run
+    /// that is not here is looked up once.
+    heads: HashMap<RunId, Head>,
+    /// Graphs that are stored.
+    graphs: HashSet<Arc<str>>,
+    /// Why nothing may be written any more: it is not known what the last commit did.
+    broken: Option<String>,
+}
+
+impl Writer {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            heads: HashMap::new(),
+            graphs: HashSet::new(),
+            broken: None,
+        }
+    }
+}
+
+/// What of a run's row lists show. It is written when it changes; the rest follows from the last entry.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Head {
+    seq: u64,
+    shown: (&'static str, Option<String>, String, bool),
+}
+
+impl Head {
+    pub(super) fn of(row: &RunRow) -> Self {
+        Self {
+            seq: row.seq,
+            shown: (
+                row.status.as_str(),
+                row.reason.clone(),
+                row.graph.clone(),
+                is_open(row),
+            ),
+        }
+    }
+}
+
+/// Whether anything can still be appended to the run.
+pub(super) fn is_open(row: &RunRow) -> bool {
+    !row.status.is_final() || !row.discarding.is_empty()
+}
+
+/// A transaction: statements with parameters.
+struct Transaction {
+    sql: String,
+    params: Object,
+}
+
+impl Transaction {
+    fn new(epoch: u64) -> Self {
+        let sql = "BEGIN; \
+            LET $held = (UPDATE lease:journal SET commits = (commits ?? 0) + 1 WHERE epoch = $epoch RETURN VALUE epoch); \
+            IF array::len($held) != 1 { THROW 'fenced' };";
+        Self {
+            sql: sql.to_owned(),
+            params: object([("epoch", number(epoch))]),
+        }
+    }
+
+    /// Adds a statement over a list, unless the list is empty.
+    fn add(&mut self, statement: &str, name: &str, records: Vec<Value>) {
+        if !records.is_empty() {
+            self.sql.push_str(statement);
+            self.params.insert(name.to_owned(), list(records));
+        }
+    }
+}
+
+impl SurrealJournal {
+    /// The writer, or why there is none.
+    pub(super) fn writer(&self) -> Result<&Mutex<Writer>, JournalError> {
+        self.writer.as_ref().ok_or_else(|| {
+            JournalError::Store(format!(
+                "the journal at {} was opened only to be read",
+                self.place()
+            ))
+        })
+    }
+
+    pub(super) async fn write(&self, batch: &Batch) -> Result<(), JournalError> {
+        let mut writer = self.writer()?.lock().await;
+        if let Some(why) = &writer.broken {
+            return Err(JournalError::Store(why.clone()));
+        }
+        batch.check()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let shown = self.check_before(&writer, batch).await?;
+        let transaction = transaction(&writer, batch, &shown)?;
+        crash::point("journal.commit.before");
+        let done = self.execute(&transaction, &writer, batch).await;
+        crash::point("journal.commit.after");
+        if let Err(JournalError::Store(why)) = &done {
+            writer.broken = Some(why.clone());
+        }
+        done?;
+        for (run, (_, row)) in &batch.runs {
+            if is_open(row) {
+                writer.heads.insert(run.clone(), Head::of(row));
+            } else {
+                writer.heads.remove(run);
+            }
+        }
+        writer.graphs.extend(batch.graphs.keys().cloned());
+        Ok(())
+    }
+
+    /// Checks that every run is where the batch takes it to be. Gives the heads that are stored.
+    async fn check_before(
+        &self,
+        writer: &Writer,
+        batch: &Batch,
+    ) -> Result<BTreeMap<RunId, Head>, JournalError> {
+        let mut stored = BTreeMap::new();
+        for (run, (before, _)) in &batch.runs {
+            let head = match writer.heads.get(run) {
+                Some(head) => Some(head.clone()),
+                // A new run: its records are created, which fails if they are there.
+                None if *before == 0 => continue,
+                None => self.read_run(run).await?.as_ref().map(Head::of),
+            };
+            let seq = head.as_ref().map_or(0, |head| head.seq);
+            if seq != *before {
+                return Err(JournalError::Fenced(format!(
+                    "{run} is at entry {seq}, not {before}"
+                )));
+            }
+            stored.extend(head.map(|head| (run.clone(), head)));
+        }
+        Ok(stored)
+    }
+
+    async fn execute(
+        &self,
+        transaction: &Transaction,
+        writer: &Writer,
+        batch: &Batch,
+    ) -> Result<(), JournalError> {
+        let mut lost = false;
+        for attempt in 1..=TRIES {
+            let answer = self
+                .client
+                .query(&transaction.sql, transaction.params.clone())
+                .await;
+            let Err(error) = answer.and_then(first_error) else {
+                return Ok(());
+            };
+            if error.is_thrown() {
+                let why = format!("it was epoch {}, and is so no more", writer.epoch);
+                return Err(JournalError::Fenced(why));
+            }
+            if error.is_already_exists() {
+                // Our own transaction, whose answer was lost, may have arrived after all.
+                if lost && self.is_written(batch).await? {
+                    return Ok(());
+                }
+                return Err(JournalError::Fenced(error.message().to_owned()));
+            }
+            let conflict = matches!(
+                error.query_details(),
+                Some(surrealdb::types::QueryError::TransactionConflict)
+            ) || error.message().contains("can be retried");
+            if conflict && attempt < TRIES {
+                tokio::time::sleep(std::time::Duration::from_millis(5 * attempt as u64)).await;
+                continue;
+            }
+            if !self.client.is_remote() || attempt == TRIES {
+                // Embedded: what was committed is visible before it is flushed, so it is not known.
+                return Err(self.client.error("committing", &error));
+            }
+            tracing::warn!(%error, "the store's answer to a commit was lost; reading back");
+            lost = true;
+            tokio::time::sleep(std::time::Duration::from_millis(200 * attempt as u64)).await;
+            if matches!(self.is_written(batch).await, Ok(true)) {
+                return Ok(());
+            }
+        }
+        Err(JournalError::Store(format!(
+            "a commit at {} did not come to an end",
+            self.place()
+        )))
+    }
+
+    /// Whether the entries of a batch are stored exactly as they are in it. A transaction is stored as
+    /// a whole, so its entries tell.
+    async fn is_written(&self, batch: &Batch) -> Result<bool, JournalError> {
+        for (run, entry) in &batch.entries {
+            if self.read_entries(run, entry.seq, 1).await?.first() != Some(entry) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The error that made a transaction fail, rather than those of the statements it took with it.
+fn first_error(mut answer: surrealdb::IndexedResults) -> surrealdb::Result<()> {
+    let mut errors: Vec<_> = answer.take_errors().into_iter().collect();
+    errors.sort_by_key(|(at, error)| {
+        let bystander = matches!(
+            error.query_details(),
+            Some(surrealdb::types::QueryError::NotExecuted)
+        );
+        (bystander, *at)
+    });
+    errors.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+fn transaction(
+    writer: &Writer,
+    batch: &Batch,
+    stored: &BTreeMap<RunId, Head>,
+) -> Result<Transaction, JournalError> {
+    let mut transaction = Transaction::new(writer.epoch);
+    transaction.add(
+        "INSERT INTO entry $entries RETURN NONE;",
+        "entries",
+        entries(batch)?,
+    );
+    let (mut new, mut changed, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (run, (before, row)) in &batch.runs {
+        let head = stored.get(run);
+        if head.is_some_and(|head| head.shown == Head::of(row).shown) {
+            continue;
+        }
+        let record = object([
+            ("id", of_run("run", run)),
+            ("workflow", text(row.workflow.as_str())),
+            ("status", text(row.status.as_str())),
+            ("subject", text(row.subject.as_str())),
+            ("open", Value::Bool(is_open(row))),
+            ("row", encode("the row of a run", row)?),
+        ]);
+        let target = if *before == 0 { &mut new } else { &mut changed };
+        target.push(Value::Object(record));
+        match (*before == 0, is_open(row)) {
+            (true, true) => {
+                let record = object([("id", of_run("open", run)), ("run", text(run.as_str()))]);
+                opened.push(Value::Object(record));
+            }
+            (false, false) => closed.push(of_run("open", run)),
+            _ => {}
+        }
+    }
+    transaction.add("INSERT INTO run $new RETURN NONE;", "new", new);
+    transaction.add("INSERT INTO open $opened RETURN NONE;", "opened", opened);
+    transaction.add(
+        "FOR $one IN $changed { UPSERT $one.id CONTENT $one RETURN NONE };",
+        "changed",
+        changed,
+    );
+    transaction.add("DELETE $closed RETURN NONE;", "closed", closed);
+    let mut keys = Vec::with_capacity(batch.keys.len());
+    for (key, run) in &batch.keys {
+        let record = object([("id", id("key", vec![text(key)])), ("run", text(run.as_str()))]);
+        keys.push(Value::Object(record));
+    }
+    transaction.add("INSERT INTO key $keys RETURN NONE;", "keys", keys);
+    let mut graphs = Vec::new();
+    for (hash, graph) in batch
+        .graphs
+        .iter()
+        .filter(|(hash, _)| !writer.graphs.contains(*hash))
+    {
+        let record = object([
+            ("id", id("graph", vec![text(hash)])),
+            ("graph", encode("a graph", &**graph)?),
+        ]);
+        graphs.push(Value::Object(record));
+    }
+    transaction.add("INSERT IGNORE INTO graph $graphs RETURN NONE;", "graphs", graphs);
+    let mut artifacts = Vec::new();
+    for ((subject, kind), row) in &batch.artifacts {
+        let key = id("artifact", vec![text(subject.as_str()), text(kind)]);
+        artifacts.push(Value::Object(object([
+            ("id", key),
+            ("row", encode("an artifact", row)?),
+        ])));
+    }
+    transaction.add(
+        "FOR $one IN $artifacts { UPSERT $one.id CONTENT $one RETURN NONE };",
+        "artifacts",
+        artifacts,
+    );
+    transaction.sql.push_str("COMMIT;");
+    Ok(transaction)
+}
+
+/// The entries, the last one of each run with the rows as they are after the batch.
+fn entries(batch: &Batch) -> Result<Vec<Value>, JournalError> {
+    let mut steps: HashMap<&RunId, Vec<_>> = HashMap::new();
+    for ((run, _), step) in &batch.steps {
+        steps.entry(run).or_default().push(step.clone());
+    }
+    let mut records = Vec::with_capacity(batch.entries.len());
+    for (run, entry) in &batch.entries {
+        let mut record = object([
+            ("id", entry_id(run, entry.seq)),
+            ("entry", encode("an entry", entry)?),
+        ]);
+        if let Some((_, row)) = batch.runs.get(run).filter(|(_, row)| row.seq == entry.seq) {
+            let steps = steps.remove(run).unwrap_or_default();
+            let changes = Changes {
+                steps,
+                discarding: row.discarding.clone(),
+            };
+            record.insert("changes".to_owned(), encode("the rows of an entry", &changes)?);
+        }
+        records.push(Value::Object(record));
+    }
+    Ok(records)
+}

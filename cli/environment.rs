@@ -35,11 +35,10 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
         Network::Devnet => ParamsDir::generated(&params_base),
         Network::Calibration | Network::Mainnet => ParamsDir::published(&params_base),
     };
-    let mut variables = vec![
+    let variables = [
         ("FIL_PROOFS_PARAMETER_CACHE", params.path().display().to_string()),
         ("FIL_PROOFS_PARENT_CACHE", params_base.join("parents").display().to_string()),
     ];
-    variables.extend(sealflow_storage::journal::environment());
     for (name, value) in variables {
         // What the operator set goes first, except the parameter folder, which the network chooses.
         if name == "FIL_PROOFS_PARAMETER_CACHE" || std::env::var_os(name).is_none() {

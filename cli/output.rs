@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use console::style;
 use serde::Serialize;
 
@@ -59,7 +59,7 @@ pub(crate) fn is_interactive() -> bool {
 /// Prints rows under headings.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(TableStyle::default()).set_content_arrangement(ContentArrangement::Dynamic);
     if !std::io::stdout().is_terminal() {
         table.set_width(u16::MAX);
     }

@@ -13,7 +13,7 @@ use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::stage::StageRegistry;
 use sealflow_executors::InProcess;
-use sealflow_storage::journal::{OpenError, OpenOptions, SurrealJournal};
+use sealflow_storage::journal::{Credentials, OpenError, OpenOptions, SurrealJournal};
 use sealflow_storage::store::FilesystemStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -62,10 +62,14 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
         }
         None => None,
     };
-    let options = OpenOptions { fence, payloads: cx.home.payloads(), user: config.user.clone(), password };
+    let mut options = OpenOptions::new(cx.home.payloads());
+    options.fence = fence;
+    if let (Some(user), Some(password)) = (&config.user, password) {
+        options = options.credentials(Credentials::Password { user: user.clone(), password });
+    }
     match SurrealJournal::open(&url, options).await {
         Ok(journal) => Ok(Arc::new(journal)),
-        Err(error @ OpenError::InUse { .. }) => {
+        Err(error @ OpenError::Locked { .. }) => {
             let hint = "stop that process, or use another --home; `sealflow run list` asks a running daemon";
             Err(CliError::new(Kind::InUse, error.to_string()).hint(hint).into())
         }
@@ -119,8 +123,7 @@ impl Engine {
         self.shutdown.cancel();
         self.task.await??;
         drop(self.handle);
-        self.journal.close().await;
-        Ok(())
+        Ok(self.journal.close().await?)
     }
 }
 

@@ -4,7 +4,7 @@ mod client;
 mod server;
 
 pub(crate) use client::{Client, Source};
-pub(crate) use server::{openapi, serve};
+pub(crate) use server::serve;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

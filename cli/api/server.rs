@@ -50,7 +50,7 @@ fn router() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The OpenAPI description.
-pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
+fn openapi() -> utoipa::openapi::OpenApi {
     router().split_for_parts().1
 }
 

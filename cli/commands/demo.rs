@@ -11,7 +11,6 @@ use sealflow_engine::dispatcher::Handle;
 use sealflow_engine::durable;
 use sealflow_engine::event::By;
 use sealflow_engine::id::RunId;
-use sealflow_engine::journal::Journal;
 use sealflow_stages::types::SealProof;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -86,7 +85,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         output::note(&format!("sealing {} ({bytes} bytes) into a {} sector in {}", file.display(), args.sector_size, cx.home.root().display()));
     }
     let mut engine = Engine::start(&cx).await?;
-    let work = seal_and_unseal(&cx, &engine.handle, proof, &file, &digest);
+    let handle = engine.handle.clone();
+    let work = seal_and_unseal(&cx, &handle, proof, &file, &digest);
     let report = tokio::select! {
         report = work => report,
         error = engine.failed() => return Err(error),

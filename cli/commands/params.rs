@@ -110,7 +110,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             let mut reports = Vec::new();
             for set in parse(&sets)? {
                 let source = match &from {
-                    Some(base) => Source::new(base)?,
+                    Some(base) => Source { base_url: base.clone(), ..Source::default() },
                     None => Source::default(),
                 };
                 let bar = bar(set);

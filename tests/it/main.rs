@@ -1,2 +1,11 @@
-//! black box tests
-fn main(){}
+//! Black-box tests of the binary: one module for each promise to the user. They run real proofs of
+//! 2 KiB sectors with generated parameters, which are made once and kept in the user's cache folder.
+
+mod api;
+mod bad_input;
+mod crash;
+mod env;
+mod house;
+mod offline_seal;
+mod reference;
+mod workflow_files;

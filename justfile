@@ -1,0 +1,43 @@
+# Everything that is done to this project, in one place. `just --list` shows it.
+
+# Format, lint, licences
+check:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo deny check
+
+# The tests of the README
+test:
+    cargo test --release --workspace
+
+# Rewrite the reference pages in docs/ from the code
+docs:
+    SEALFLOW_UPDATE=1 cargo test --release --test it reference
+
+# Seal a small sector, here and now
+demo:
+    cargo run --release -- demo
+
+# What CI runs
+ci:
+    .ci/run
+
+# Seeded faults in the engine, each of which a test must catch
+mutants:
+    tests/mutants/run.sh
+
+# Kill the demo N times by the clock and check that it always resumes (about a minute a kill)
+long-kills N="50":
+    SEALFLOW_KILLS={{N}} cargo test --release --test it -- --ignored --nocapture kills_by_the_clock
+
+# A 512 MiB sector through PC2, killed once in PC1's second layer (about half an hour)
+long-512mib:
+    cargo test --release --test it -- --ignored --nocapture a_512_mib_sector
+
+# Our parameter generator against the library's own
+bench-params:
+    cargo run --release -p sealflow-stages --example params_bench
+
+# What one transaction costs
+bench-journal:
+    cargo run --release -p sealflow-storage --example row_budget

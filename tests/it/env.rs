@@ -1,0 +1,167 @@
+//! What the tests share: a home of their own, the binary, and the daemon.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A data directory that ends with the test.
+pub(crate) struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file of `bytes` bytes that differ from place to place.
+    pub(crate) fn file(&self, name: &str, bytes: usize) -> PathBuf {
+        let path = self.path().join(name);
+        let data: Vec<u8> = (0..bytes).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        std::fs::write(&path, data).unwrap();
+        path
+    }
+
+    /// The binary on this home.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealflow"));
+        command.arg("--home").arg(self.path()).args(args);
+        command.env_remove("SEALFLOW_CRASH_AT").env_remove("SEALFLOW_HOME").env("NO_COLOR", "1");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        Outcome::of(self.command(args).output().unwrap())
+    }
+
+    /// The output of a command that must succeed, as JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, 0, "{args:?}: {outcome:?}");
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {outcome:?}"))
+    }
+
+    /// Every invariant that can be seen in the store holds.
+    pub(crate) fn check_store(&self) {
+        let outcome = self.run(&["store", "check"]);
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+    }
+
+    pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    /// A daemon with variables set, once it answers.
+    pub(crate) fn daemon_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command(&["daemon"]);
+        command.envs(variables.iter().copied()).stdout(Stdio::null());
+        let log = std::fs::File::options().create(true).append(true).open(self.path().join("daemon.log")).unwrap();
+        let mut child = command.stderr(log).spawn().unwrap();
+        let url = self.path().join("daemon.json");
+        wait_for("the daemon", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}: {}", self.daemon_log());
+            }
+            std::fs::read_to_string(&url).is_ok_and(|text| text.contains(&child.id().to_string()))
+        });
+        Daemon { child }
+    }
+
+    pub(crate) fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Where a run stands.
+    pub(crate) fn status(&self, run: &str) -> String {
+        self.json(&["run", "show", run, "--json"])["status"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a run and gives its name.
+    pub(crate) fn start(&self, workflow: &str, params: &[String]) -> String {
+        let mut args = vec!["run", "start", workflow, "--json"];
+        for param in params {
+            args.extend(["-p", param]);
+        }
+        self.json(&args)["run"].as_str().unwrap().to_owned()
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            // A signal has no code.
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// A daemon that ends with the test.
+pub(crate) struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As `kill -9` does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As Ctrl-C does; the daemon must end well.
+    pub(crate) fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// Waits for something that must come; the limit only keeps a broken test from hanging.
+pub(crate) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < Duration::from_secs(900), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The step of a run's JSON.
+pub(crate) fn step<'a>(run: &'a Value, name: &str) -> &'a Value {
+    let steps = run["steps"].as_array().unwrap();
+    steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no step {name} in {run}"))
+}

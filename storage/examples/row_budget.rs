@@ -283,7 +283,11 @@ async fn measure_journal(k: u16, folder: &std::path::Path) -> Fallible<Json> {
     for round in 0..rounds {
         let mut batch = Batch::default();
         for run in &mut runs {
-            batch.push(if round % 2 == 0 { run.one_done() } else { run.rewound() });
+            batch.push(if round % 2 == 0 {
+                run.one_done()
+            } else {
+                run.rewound()
+            });
         }
         // The sample's artifact would be written at every other transition; real ones are rare.
         batch.artifacts.clear();

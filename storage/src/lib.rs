@@ -1,3 +1,4 @@
-//! What survives: the journal on SurrealDB ([`journal`]).
+//! What survives: the journal on SurrealDB ([`journal`]), and stores of artifacts ([`store`]).
 
 pub mod journal;
+pub mod store;

@@ -9,8 +9,10 @@ mod clock;
 mod journal_suite;
 mod memory;
 mod sample;
+mod store_suite;
 
 pub use clock::SimClock;
 pub use journal_suite::{commit, journal_suite};
 pub use memory::MemoryJournal;
 pub use sample::SampleRun;
+pub use store_suite::artifact_store_suite;

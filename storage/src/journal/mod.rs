@@ -2,10 +2,13 @@
 //! schema and why it has this shape.
 //!
 //! Reading order: `options` (what to open), `open` (locks, schema, fence), `write` (one commit), `read`,
-//! `payload` (large values in files), `error`.
+//! `payload` (large values in files), `error`; then `check`, and `export` with `import`.
 
+mod check;
 mod client;
 mod error;
+mod export;
+mod import;
 mod lock;
 mod open;
 mod options;
@@ -27,7 +30,10 @@ use sealflow_engine::journal::{
 use sealflow_engine::rows::{RunRow, StepRow};
 use tokio::sync::Mutex;
 
+pub use self::check::{CheckReport, Checked, Problem, check};
 pub use self::error::OpenError;
+pub use self::export::{EXPORT_FORMAT, TransferError, Transferred, export};
+pub use self::import::import;
 pub use self::options::{Credentials, OpenOptions};
 pub use self::schema::SCHEMA_VERSION;
 

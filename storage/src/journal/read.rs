@@ -61,17 +61,23 @@ impl SurrealJournal {
         if !record.open {
             return Ok(row);
         }
-        let params = object([("range", entries_from(&row.run, row.seq))]);
-        let last = self
-            .fetch::<EntryRecord>(
-                "SELECT entry, changes, id FROM $range ORDER BY id DESC LIMIT 1",
-                params,
-            )
-            .await?;
+        // Ranges are only read forward, but counting one reads no records, and numbers are dense.
+        let sql = "LET $more = (SELECT count() FROM $range GROUP ALL)[0].count ?? 0; \
+            SELECT entry, changes FROM type::record('entry', [$run, $from + $more - 1])";
+        let params = object([
+            ("range", entries_from(&row.run, row.seq)),
+            ("run", text(row.run.as_str())),
+            ("from", number(row.seq)),
+        ]);
+        let answer = self.client.query(sql, params).await;
+        let last: Vec<EntryRecord> = answer
+            .and_then(surrealdb::IndexedResults::check)
+            .and_then(|mut answer| answer.take(1))
+            .map_err(|error| self.client.error("reading", &error))?;
         let Some(last) = last.into_iter().next() else {
             return Err(corrupt(format!(
-                "{} has no entry {}, which its row tells of",
-                row.run, row.seq
+                "{} lacks an entry: its entries are not numbered without gaps",
+                row.run
             )));
         };
         let entry: Entry = decode(format_args!("an entry of {}", row.run), &last.entry)?;

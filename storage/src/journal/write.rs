@@ -253,6 +253,7 @@ fn transaction(
         }
         let record = object([
             ("id", of_run("run", run)),
+            ("run", text(run.as_str())),
             ("workflow", text(row.workflow.as_str())),
             ("status", text(row.status.as_str())),
             ("subject", text(row.subject.as_str())),
@@ -280,7 +281,11 @@ fn transaction(
     transaction.add("DELETE $closed RETURN NONE;", "closed", closed);
     let mut keys = Vec::with_capacity(batch.keys.len());
     for (key, run) in &batch.keys {
-        let record = object([("id", id("key", vec![text(key)])), ("run", text(run.as_str()))]);
+        let record = object([
+            ("id", id("key", vec![text(key)])),
+            ("key", text(key)),
+            ("run", text(run.as_str())),
+        ]);
         keys.push(Value::Object(record));
     }
     transaction.add("INSERT INTO key $keys RETURN NONE;", "keys", keys);

@@ -1,6 +1,7 @@
 //! The journal obeys the law of journals on every store, and refuses what it must not open.
 
 mod opening;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;

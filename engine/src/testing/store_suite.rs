@@ -1,0 +1,249 @@
+//! The law of artifact stores: what every implementation of [`ArtifactStore`] does. Each check gets an
+//! empty store, and a folder of its own for local files.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::artifact::{Artifact, ArtifactStore, StoreError};
+
+/// Runs every check. `fresh` makes an empty store; `folder` is an empty local folder.
+///
+/// # Panics
+/// When the store breaks the law.
+pub async fn artifact_store_suite<S: ArtifactStore>(fresh: impl AsyncFn() -> S, folder: &Path) {
+    let local = |name: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).expect("a folder");
+        path
+    };
+    files_come_back(&fresh().await, &local("files")).await;
+    folders_come_back(&fresh().await, &local("folders")).await;
+    same_content_changes_nothing(&fresh().await, &local("same")).await;
+    other_content_replaces(&fresh().await, &local("other")).await;
+    what_is_not_there(&fresh().await, &local("missing")).await;
+    wrong_records_are_noticed(&fresh().await, &local("wrong")).await;
+    keys_stay_inside(&fresh().await, &local("keys")).await;
+}
+
+fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&path, bytes).expect("writing");
+    path
+}
+
+fn noise(length: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        u8::try_from(state >> 24).unwrap_or(0)
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+async fn put(store: &impl ArtifactStore, key: &str, from: &Path) -> Artifact {
+    store.put(key, from, &|_| {}).await.expect("putting")
+}
+
+async fn files_come_back(store: &impl ArtifactStore, folder: &Path) {
+    for (n, length) in [0, 1, 100_000, 3_500_000].into_iter().enumerate() {
+        let content = noise(length, u32::try_from(n).unwrap_or(0));
+        let from = file(folder, &format!("in-{n}"), &content);
+        let seen = AtomicU64::new(0);
+        let key = format!("f01000-7/sealed-{n}");
+        let artifact = store
+            .put(&key, &from, &|bytes| seen.store(bytes, Ordering::Relaxed))
+            .await
+            .expect("putting");
+        assert_eq!(
+            (artifact.store.as_str(), artifact.key.as_str()),
+            (store.name(), key.as_str())
+        );
+        assert_eq!(artifact.bytes, length as u64);
+        assert_eq!(seen.into_inner(), length as u64, "the last report is the whole");
+        assert!(
+            artifact
+                .digest
+                .as_ref()
+                .is_some_and(|digest| digest.starts_with("sha256:"))
+        );
+        store.verify(&artifact).await.expect("verifying");
+        let to = folder.join(format!("out-{n}"));
+        store.get(&artifact, &to, &|_| {}).await.expect("getting");
+        assert_eq!(std::fs::read(&to).expect("reading"), content);
+        if let Some(path) = store.local_path(&key).expect("a path") {
+            assert_eq!(std::fs::read(path).expect("reading"), content);
+        }
+    }
+    store.free().expect("the free space");
+}
+
+async fn folders_come_back(store: &impl ArtifactStore, folder: &Path) {
+    let from = folder.join("cache");
+    for (name, length) in [
+        ("p_aux", 64),
+        ("layer-1.dat", 2_000_000),
+        ("trees/c/0", 10),
+        ("empty", 0),
+    ] {
+        file(&from, name, &noise(length, 7));
+    }
+    let artifact = put(store, "f01000-7/cache", &from).await;
+    assert_eq!(artifact.bytes, 2_000_074);
+    store.verify(&artifact).await.expect("verifying");
+    let to = folder.join("back");
+    store.get(&artifact, &to, &|_| {}).await.expect("getting");
+    for (name, length) in [
+        ("p_aux", 64),
+        ("layer-1.dat", 2_000_000),
+        ("trees/c/0", 10),
+        ("empty", 0),
+    ] {
+        assert_eq!(
+            std::fs::read(to.join(name)).expect("reading"),
+            noise(length, 7),
+            "{name}"
+        );
+    }
+    // A name is part of the content.
+    std::fs::rename(from.join("p_aux"), from.join("t_aux")).expect("renaming");
+    let renamed = put(store, "f01000-7/cache", &from).await;
+    assert_ne!(renamed.digest, artifact.digest);
+    assert!(matches!(
+        store.verify(&artifact).await,
+        Err(StoreError::Damaged { .. })
+    ));
+    store.verify(&renamed).await.expect("verifying");
+    let again = folder.join("back-again");
+    store.get(&renamed, &again, &|_| {}).await.expect("getting");
+    assert!(again.join("t_aux").is_file() && !again.join("p_aux").exists());
+}
+
+async fn same_content_changes_nothing(store: &impl ArtifactStore, folder: &Path) {
+    let from = file(folder, "in", &noise(1_500_000, 1));
+    let first = put(store, "a/b", &from).await;
+    assert_eq!(put(store, "a/b", &from).await, first);
+    let elsewhere = put(store, "a/c", &from).await;
+    assert_eq!(elsewhere.digest, first.digest);
+}
+
+async fn other_content_replaces(store: &impl ArtifactStore, folder: &Path) {
+    let long = file(folder, "long", &noise(1_500_000, 1));
+    let short = file(folder, "short", &noise(10, 2));
+    let old = put(store, "a/b", &long).await;
+    let new = put(store, "a/b", &short).await;
+    assert_eq!(new.bytes, 10);
+    store.verify(&new).await.expect("verifying");
+    assert!(matches!(
+        store.verify(&old).await,
+        Err(StoreError::Damaged { .. })
+    ));
+    let to = folder.join("out");
+    assert!(matches!(
+        store.get(&old, &to, &|_| {}).await,
+        Err(StoreError::Damaged { .. })
+    ));
+    assert!(!to.exists(), "what is damaged gets no name");
+}
+
+async fn what_is_not_there(store: &impl ArtifactStore, folder: &Path) {
+    let from = file(folder, "in", b"x");
+    let artifact = put(store, "a/b", &from).await;
+    store.delete("a/b").await.expect("deleting");
+    store.delete("a/b").await.expect("deleting what is gone");
+    store
+        .delete("never/there")
+        .await
+        .expect("deleting what never was");
+    assert!(matches!(
+        store.verify(&artifact).await,
+        Err(StoreError::Missing { .. })
+    ));
+    assert!(matches!(
+        store.get(&artifact, &folder.join("out"), &|_| {}).await,
+        Err(StoreError::Missing { .. })
+    ));
+    let tree = folder.join("tree");
+    file(&tree, "x/y", b"z");
+    put(store, "a/tree", &tree).await;
+    store.delete("a/tree").await.expect("deleting a folder");
+    assert!(store.put("a/none", &folder.join("none"), &|_| {}).await.is_err());
+    assert_eq!(put(store, "a/b", &from).await, artifact);
+}
+
+async fn wrong_records_are_noticed(store: &impl ArtifactStore, folder: &Path) {
+    let from = file(folder, "in", &noise(1000, 3));
+    let artifact = put(store, "a/b", &from).await;
+    let longer = Artifact {
+        bytes: 1001,
+        ..artifact.clone()
+    };
+    let other = Artifact {
+        digest: Some(format!("sha256:{}", "0".repeat(64))),
+        ..artifact.clone()
+    };
+    for wrong in [longer, other] {
+        assert!(
+            matches!(store.verify(&wrong).await, Err(StoreError::Damaged { .. })),
+            "{wrong:?}"
+        );
+    }
+    // A commitment says nothing about the bytes; the size still does.
+    let committed = Artifact {
+        digest: Some("comm_r:00".to_owned()),
+        ..artifact.clone()
+    };
+    store.verify(&committed).await.expect("verifying");
+    store
+        .verify(&Artifact {
+            digest: None,
+            ..artifact
+        })
+        .await
+        .expect("verifying");
+    let there = file(folder, "there", b"mine");
+    let artifact = put(store, "a/b", &from).await;
+    assert!(
+        store.get(&artifact, &there, &|_| {}).await.is_err(),
+        "a file that is there is not overwritten"
+    );
+    assert_eq!(std::fs::read(&there).expect("reading"), b"mine");
+}
+
+async fn keys_stay_inside(store: &impl ArtifactStore, folder: &Path) {
+    let from = file(folder, "in", b"x");
+    for key in [
+        "",
+        "/etc/passwd",
+        "../a",
+        "a/../../b",
+        "a//b",
+        ".tmp/a",
+        "a\\b",
+        "a\n",
+    ] {
+        let refused = store.put(key, &from, &|_| {}).await;
+        assert!(
+            matches!(refused, Err(StoreError::BadKey(_))),
+            "{key}: {refused:?}"
+        );
+        assert!(
+            matches!(store.delete(key).await, Err(StoreError::BadKey(_))),
+            "{key}"
+        );
+        assert!(
+            matches!(store.local_path(key), Err(StoreError::BadKey(_))),
+            "{key}"
+        );
+        let artifact = Artifact {
+            store: store.name().to_owned(),
+            key: key.to_owned(),
+            bytes: 1,
+            digest: None,
+        };
+        assert!(
+            matches!(store.verify(&artifact).await, Err(StoreError::BadKey(_))),
+            "{key}"
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! Copying files and folders so that a copy that was broken off goes on where it stopped, and what
+//! has its final name is whole and durable.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sealflow_engine::artifact::{BytesDone, StoreError};
+use sealflow_engine::crash;
+use sha2::{Digest, Sha256};
+
+/// Bytes that are read at once.
+const BLOCK: usize = 1 << 20;
+
+/// A failure of the system in words.
+pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| {
+        let advice = match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on that disk",
+            ErrorKind::PermissionDenied => "let the user that runs sealflow read and write there",
+            ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only; mount it for writing",
+            ErrorKind::StaleNetworkFileHandle => "the network file system went away; mount it again",
+            _ => "",
+        };
+        let source = match advice {
+            "" => source,
+            advice => std::io::Error::new(source.kind(), format!("{source}; {advice}")),
+        };
+        StoreError::Io { what, path, source }
+    }
+}
+
+/// What a file or folder is: its bytes and the digest of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) bytes: u64,
+    pub(super) digest: String,
+}
+
+/// The regular files below a folder, by their path in it with `/` between the parts, in order.
+pub(super) fn files_below(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let mut files = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(relative) = open.pop() {
+        let here = folder.join(&relative);
+        for entry in std::fs::read_dir(&here).map_err(io("list", &here))? {
+            let entry = entry.map_err(io("list", &here))?;
+            let path = relative.join(entry.file_name());
+            // Not followed: a link could lead anywhere.
+            let kind = entry.file_type().map_err(io("look at", &entry.path()))?;
+            if kind.is_dir() {
+                open.push(path);
+            } else if kind.is_file() {
+                let text = path
+                    .to_str()
+                    .ok_or_else(|| refuse(&entry.path(), "its name is not UTF-8"))?;
+                files.push(text.to_owned());
+            } else {
+                return Err(refuse(
+                    &entry.path(),
+                    "it is neither a file nor a folder (links are not followed)",
+                ));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Something that is not stored, and why.
+pub(super) fn refuse(path: &Path, why: &str) -> StoreError {
+    StoreError::Io {
+        what: "store",
+        path: path.to_owned(),
+        source: std::io::Error::new(ErrorKind::InvalidInput, why.to_owned()),
+    }
+}
+
+/// The content of a file or folder.
+pub(super) fn content(path: &Path, done: BytesDone<'_>) -> Result<Content, StoreError> {
+    walk(path, done, &mut |file, _, before, done| {
+        let (bytes, hash) = digest_file(file, &|bytes| done(before + bytes))?;
+        Ok((bytes, hex::encode(hash.finalize())))
+    })
+}
+
+/// Copies a file or folder to a path that is not yet there or holds a copy that was broken off.
+/// When this returns, all of it but its own name is durable.
+pub(super) fn copy(from: &Path, to: &Path, done: BytesDone<'_>) -> Result<Content, StoreError> {
+    if is_dir(from)? {
+        remove_what_is_not_in(from, to)?;
+    } else if to.is_dir() {
+        std::fs::remove_dir_all(to).map_err(io("remove", to))?;
+    }
+    let copied = walk(from, done, &mut |file, relative, before, done| {
+        let target = if relative.is_empty() {
+            to.to_owned()
+        } else {
+            to.join(relative)
+        };
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
+        }
+        copy_file(file, &target, &|bytes| done(before + bytes))
+    })?;
+    sync_folders(to)?;
+    Ok(copied)
+}
+
+/// Visits a file, or the files of a folder, and puts their contents together.
+fn walk(
+    path: &Path,
+    done: BytesDone<'_>,
+    visit: &mut dyn FnMut(&Path, &str, u64, BytesDone<'_>) -> Result<(u64, String), StoreError>,
+) -> Result<Content, StoreError> {
+    if !is_dir(path)? {
+        let (bytes, digest) = visit(path, "", 0, done)?;
+        return Ok(Content {
+            bytes,
+            digest: format!("sha256:{digest}"),
+        });
+    }
+    let mut sum = 0;
+    let mut all = Sha256::new();
+    for relative in files_below(path)? {
+        let (bytes, digest) = visit(&path.join(&relative), &relative, sum, done)?;
+        sum += bytes;
+        // Lengths keep a name with a line break from looking like two files.
+        all.update(format!("{} {relative} {bytes} {digest}\n", relative.len()));
+    }
+    Ok(Content {
+        bytes: sum,
+        digest: format!("sha256:{}", hex::encode(all.finalize())),
+    })
+}
+
+/// Whether this is a folder. A link is followed here only: an operator may link a folder into place.
+pub(super) fn is_dir(path: &Path) -> Result<bool, StoreError> {
+    Ok(std::fs::metadata(path).map_err(io("look at", path))?.is_dir())
+}
+
+fn digest_file(path: &Path, done: BytesDone<'_>) -> Result<(u64, Sha256), StoreError> {
+    let mut file = File::open(path).map_err(io("open", path))?;
+    let (mut hash, mut sum, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
+    loop {
+        let read = file.read(&mut block).map_err(io("read", path))?;
+        if read == 0 {
+            return Ok((sum, hash));
+        }
+        hash.update(&block[..read]);
+        sum += read as u64;
+        done(sum);
+    }
+}
+
+/// Copies one file, after what of it is there already.
+fn copy_file(from: &Path, to: &Path, done: BytesDone<'_>) -> Result<(u64, String), StoreError> {
+    let mut source = File::open(from).map_err(io("open", from))?;
+    let mut options = File::options();
+    let mut target = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(to)
+        .map_err(io("make", to))?;
+    let (mut sum, mut hash) = common_prefix(&source, &target, (from, to))?;
+    source.seek(SeekFrom::Start(sum)).map_err(io("read", from))?;
+    target.set_len(sum).map_err(io("shorten", to))?;
+    target.seek(SeekFrom::Start(sum)).map_err(io("write", to))?;
+    done(sum);
+    let mut block = vec![0; BLOCK];
+    loop {
+        let read = source.read(&mut block).map_err(io("read", from))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&block[..read]);
+        target.write_all(&block[..read]).map_err(io("write", to))?;
+        sum += read as u64;
+        done(sum);
+        crash::point("store.copy.block");
+    }
+    crash::point("store.copy.before_fsync");
+    target.sync_all().map_err(io("flush", to))?;
+    Ok((sum, hex::encode(hash.finalize())))
+}
+
+/// How much of the source the target has, compared byte by byte, and the digest of that.
+fn common_prefix(
+    source: &File,
+    target: &File,
+    (from, to): (&Path, &Path),
+) -> Result<(u64, Sha256), StoreError> {
+    let (mut sum, mut hash) = (0, Sha256::new());
+    let (mut wanted, mut there) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+    loop {
+        wanted.clear();
+        there.clear();
+        Read::take(source, BLOCK as u64)
+            .read_to_end(&mut wanted)
+            .map_err(io("read", from))?;
+        Read::take(target, BLOCK as u64)
+            .read_to_end(&mut there)
+            .map_err(io("read", to))?;
+        let same = wanted.iter().zip(&there).take_while(|(a, b)| a == b).count();
+        hash.update(&wanted[..same]);
+        sum += same as u64;
+        if same < BLOCK {
+            return Ok((sum, hash));
+        }
+    }
+}
+
+/// Removes what an earlier, broken-off copy of something else left in the target.
+fn remove_what_is_not_in(from: &Path, to: &Path) -> Result<(), StoreError> {
+    match std::fs::symlink_metadata(to) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => std::fs::remove_file(to).map_err(io("remove", to))?,
+        Err(_) => {}
+    }
+    std::fs::create_dir_all(to).map_err(io("make the folder", to))?;
+    for relative in files_below(to)? {
+        if !from.join(&relative).is_file() {
+            let leftover = to.join(&relative);
+            std::fs::remove_file(&leftover).map_err(io("remove", &leftover))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder, and in the folders below it, durable.
+fn sync_folders(path: &Path) -> Result<(), StoreError> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(io("list", path))? {
+        let entry = entry.map_err(io("list", path))?;
+        if entry.file_type().map_err(io("look at", &entry.path()))?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    sync_folder(path)
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io("flush the folder", path))
+}
+
+/// Makes a folder and all above it, durably, down from one that is there.
+pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(path);
+    if above != path {
+        make_folder(above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io("make the folder", path)(error)),
+        _ => sync_folder(above),
+    }
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completions, config, daemon, demo, doctor, init, params, run, stage, workflow};
+use crate::commands::{completions, config, daemon, demo, doctor, init, params, run, stage, store, workflow};
 
 /// Durable workflows for Filecoin storage providers.
 ///
@@ -30,6 +30,7 @@ pub(crate) enum Command {
     Workflow(workflow::Args),
     Stage(stage::Args),
     Params(params::Args),
+    Store(store::Args),
     Doctor(doctor::Args),
     Config(config::Args),
     Completions(completions::Args),

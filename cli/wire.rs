@@ -31,7 +31,7 @@ pub(crate) fn stores(cx: &Context) -> anyhow::Result<Stores> {
     let mut stores: Vec<Arc<dyn ArtifactStore>> = Vec::new();
     let mut add = |name: &str, path: &std::path::Path| -> anyhow::Result<()> {
         let root = cx.home.resolve(path);
-        let store = FilesystemStore::open(name, &root)
+        let store = FilesystemStore::new(name, &root)
             .with_context(|| format!("store `{name}` at {}", root.display()))?;
         stores.push(Arc::new(store));
         Ok(())

@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod params;
 pub(crate) mod run;
 pub(crate) mod stage;
+pub(crate) mod store;
 pub(crate) mod workflow;
 
 use crate::args::Command;
@@ -24,6 +25,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Workflow(args) => workflow::run(&cx, args).await,
         Command::Stage(args) => stage::run(&cx, &args),
         Command::Params(args) => params::run(&cx, args).await,
+        Command::Store(args) => store::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),
         Command::Config(args) => config::run(&cx, args),
         Command::Completions(args) => {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use sealflow_engine::durable;
-use sealflow_storage::journal::{check, export, import};
+use sealflow_storage::journal::{CheckReport, Transferred, check, export, import};
 
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
@@ -52,9 +52,9 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             if json {
                 output::json(&report)?;
             } else {
-                output::data(&report.to_string());
+                output::data(&text(&report));
             }
-            if report.is_clean() {
+            if report.problems.is_empty() {
                 return Ok(());
             }
             let text = format!("{} problems in {}", report.problems.len(), cx.home.root().display());
@@ -76,7 +76,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             out.flush()?;
             drop(out);
             durable::publish(&partial, &file).with_context(|| format!("cannot write {}", file.display()))?;
-            output::note(&format!("{}: {summary}", file.display()));
+            output::note(&format!("wrote {}: {}", file.display(), amount(summary)));
             Ok(())
         }
         Command::Import { file } => {
@@ -88,8 +88,30 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             let mut reader = BufReader::new(File::open(&file)?);
             let summary = import(&journal, &mut reader).await;
             journal.close().await?;
-            output::note(&format!("{}: {}", file.display(), summary?));
+            output::note(&format!("read {}: {}", file.display(), amount(summary?)));
             Ok(())
         }
     }
+}
+
+fn amount(done: Transferred) -> String {
+    let Transferred { runs, entries, graphs, payloads } = done;
+    format!("{runs} runs, {entries} entries, {graphs} graphs, {payloads} payloads")
+}
+
+/// What a check found, for people.
+fn text(report: &CheckReport) -> String {
+    let c = &report.checked;
+    let mut lines = vec![format!(
+        "checked {} runs, {} entries, {} steps, {} graphs, {} keys, {} artifacts, {} payloads",
+        c.runs, c.entries, c.steps, c.graphs, c.keys, c.artifacts, c.payloads
+    )];
+    for problem in &report.problems {
+        let run = problem.run.as_ref().map(|run| format!("{run}: ")).unwrap_or_default();
+        lines.push(format!("{run}{}: {}", problem.invariant, problem.what));
+    }
+    if report.problems.is_empty() {
+        lines.push("every invariant holds".to_owned());
+    }
+    lines.join("\n")
 }

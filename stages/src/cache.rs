@@ -27,13 +27,22 @@ pub(crate) struct CacheDir {
 }
 
 impl CacheDir {
-    /// Locks the directory of the run's subject.
+    /// Locks the directory of the run's subject, to change it.
     pub(crate) fn lock(cx: &StageContext) -> Result<Self, Failure> {
+        Self::take(cx, File::try_lock)
+    }
+
+    /// Locks the directory of the run's subject, to read it beside others who read.
+    pub(crate) fn lock_shared(cx: &StageContext) -> Result<Self, Failure> {
+        Self::take(cx, File::try_lock_shared)
+    }
+
+    fn take(cx: &StageContext, lock_file: fn(&File) -> Result<(), fs::TryLockError>) -> Result<Self, Failure> {
         let path = cx.cache_dir()?;
         let lock_path = path.join("lock");
         let failure = |error: &std::io::Error| Failure::io("lock", &lock_path, error);
         let lock = File::create(&lock_path).map_err(|error| failure(&error))?;
-        match lock.try_lock() {
+        match lock_file(&lock) {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(Failure::transient(
                 "cache_locked",

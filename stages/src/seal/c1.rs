@@ -8,6 +8,7 @@
 //! **Costs** one core for seconds; at 32 GiB an output of some 100 MiB.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process changes the cache directory.
 //! - `proofs_library` (transient): the library failed; tried again.
 
 use filecoin_proofs_api::seal::{SealPreCommitPhase2Output, seal_commit_phase1};
@@ -74,7 +75,7 @@ impl Stage for C1 {
         let target = cx.attempt_dir()?.join("c1_output.json");
         let cx2 = cx.clone();
         cx.blocking(move || {
-            let cache = CacheDir::lock(&cx2)?;
+            let cache = CacheDir::lock_shared(&cx2)?;
             progress::phase(&cx2, "vanilla proofs");
             let phase2 = SealPreCommitPhase2Output {
                 registered_proof: input.proof_type.0,

@@ -8,6 +8,7 @@
 //! **Costs** one core for checksums.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process works in the cache directory.
 //! - `artifact_damaged`, `artifact_missing` (permanent): the store does not have what was put there;
 //!   nothing was removed; check the store, then retry from `persist`.
 

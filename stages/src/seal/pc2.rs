@@ -10,6 +10,7 @@
 //! **Costs** all cores, or a GPU with the features `cuda` or `opencl`; a batch of columns in memory.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process works in the cache directory.
 //! - `layers_missing` (permanent): PC1's layers are not there; retry `pc1`.
 //! - `no_space` (transient): free space; it is tried again.
 //! - `proofs_library` (transient): the library failed; tried again.

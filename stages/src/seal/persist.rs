@@ -10,6 +10,7 @@
 //! **Costs** one core for checksums; the replica's size in the store.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process works in the cache directory.
 //! - `unknown_store` (permanent): no store of this name is configured.
 //! - `no_space` (transient): free space in the store; it is tried again.
 //! - `no_permission` (permanent): let sealflow write to the store, then retry.
@@ -81,8 +82,8 @@ impl Stage for Persist {
         let store = cx.stores.get(input.store.as_deref().unwrap_or("store"))?.clone();
         let name = store_name(input.miner, input.sector);
         let staging = cx.attempt_dir()?;
-        // The lock is held to the end: nobody else changes the cache while it is copied.
-        let lock = CacheDir::lock(cx)?;
+        // The lock is held to the end: nobody changes the cache while it is copied.
+        let lock = CacheDir::lock_shared(cx)?;
         let cache = staging.join("cache");
         stage_cache(&lock, &cache)?;
         let info = SectorInfo {

@@ -9,6 +9,7 @@
 //! **Costs** all cores for a short time.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process works in the cache directory.
 //! - `proofs_library` (transient): the library failed; tried again.
 
 use filecoin_proofs_api::seal::{SealPreCommitPhase2Output, generate_synth_proofs};

@@ -9,6 +9,7 @@
 //! **Costs** one core for hashing (all cores help when free); twice the sector's size on disk.
 //!
 //! **Fails**
+//! - `cache_locked` (transient): another process works in the cache directory.
 //! - `comm_d_mismatch` (permanent): the data is not what its pieces say. Check the disk, then
 //!   `sealflow run retry` from `add_pieces`.
 //! - `no_space` (transient): free space; it is tried again.

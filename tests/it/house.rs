@@ -1,0 +1,109 @@
+//! The promises of ARCHITECTURE.md that tools can see: who imports whom, where `unsafe` is, and that
+//! every file says what it is for.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const FOLDERS: [&str; 7] = ["cli", "engine", "executors", "stages", "storage", "tests", "examples"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        walk(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 60, "{} files", files.len());
+    files
+}
+
+/// The arrows of the house: what each package may import of ours.
+#[test]
+fn three_floors() {
+    let allowed = [
+        ("sealflow-engine", vec![]),
+        ("sealflow-chain", vec![]),
+        ("sealflow-executors", vec!["sealflow-engine"]),
+        ("sealflow-stages", vec!["sealflow-engine", "sealflow-chain"]),
+        ("sealflow-storage", vec!["sealflow-engine", "sealflow-chain"]),
+        ("sealflow", vec!["sealflow-engine", "sealflow-chain", "sealflow-executors", "sealflow-stages", "sealflow-storage"]),
+    ];
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() >= 5);
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let (_, may) = allowed.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the house"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let to = dependency["name"].as_str().unwrap();
+            let ours = to.starts_with("sealflow");
+            assert!(!ours || may.contains(&to), "{name} imports {to}");
+            // A package tests itself with the test support of what it may import anyway.
+            if to.starts_with("filecoin-proofs") || to.starts_with("storage-proofs") {
+                assert_eq!(name, "sealflow-stages", "only stages names the proofs library");
+            }
+            if to == "surrealdb" {
+                assert_eq!(name, "sealflow-storage", "only storage names the database");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for file in rust_files() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("//!"), "{} does not begin with `//!`", file.display());
+    }
+}
+
+#[test]
+fn unsafe_lives_in_one_file() {
+    // Spelled so that this file does not find itself.
+    let needle = ["unsafe", " {"].concat();
+    let with: Vec<PathBuf> =
+        rust_files().into_iter().filter(|file| std::fs::read_to_string(file).unwrap().contains(&needle)).collect();
+    assert_eq!(with, [root().join("cli/environment.rs")]);
+}
+
+/// The header of a stage is its documentation, so it has all four parts, and its failures are those
+/// that the code can return.
+#[test]
+fn stages_are_documented() {
+    let stages: Value = {
+        let output = Command::new(env!("CARGO_BIN_EXE_sealflow")).args(["stage", "list", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let stages = stages.as_array().unwrap();
+    assert!(stages.len() >= 15);
+    for stage in stages {
+        let doc = stage["doc"].as_str().unwrap();
+        for part in ["**Reads**", "**Writes**", "**Costs**", "**Fails**"] {
+            assert!(doc.contains(part), "{}: {part}", stage["name"]);
+        }
+        for list in ["inputs", "outputs"] {
+            for field in stage[list].as_array().unwrap() {
+                assert!(field["doc"].as_str().is_some_and(|doc| !doc.is_empty()), "{}: {field}", stage["name"]);
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The promise of the first command: a user's file is sealed with real proofs and given back byte for
+//! byte, and scripts can read every step of it.
+
+use serde_json::Value;
+
+use crate::env::{Home, Outcome, step};
+
+#[test]
+fn a_file_is_sealed_verified_and_unsealed() {
+    let home = Home::new();
+    let file = home.file("data.bin", 1999);
+    let file = file.to_str().unwrap();
+    let report = home.json(&["demo", "--file", file, "--sector-size", "2KiB", "--json"]);
+    assert_eq!(report["proof_type"], "StackedDrg2KiBV1_1");
+    assert_eq!(report["proof_bytes"], 192);
+    assert_eq!(report["verified"], true);
+    assert_eq!(report["unsealed_matches_input"], true);
+    assert_eq!(report["resumed"], false);
+    assert_eq!(report["comm_d"].as_str().unwrap().len(), 64);
+    assert_ne!(report["comm_d"], report["comm_r"]);
+    let steps = report["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["attempts"] == 1), "{report}");
+    let run = report["run"].as_str().unwrap();
+
+    let list = home.json(&["run", "list", "--json"]);
+    let list: Vec<&Value> = list.as_array().unwrap().iter().collect();
+    assert_eq!(list.len(), 2, "the seal and the unseal");
+    assert!(list.iter().any(|row| row["run"] == run && row["workflow"] == "seal_offline" && row["status"] == "succeeded"));
+
+    let shown = home.json(&["run", "show", run, "--json"]);
+    assert_eq!(shown["status"], "succeeded");
+    assert_eq!(step(&shown, "c2")["output"]["proof"].as_str().unwrap().len(), 384);
+    assert_eq!(step(&shown, "tree_d")["output"]["comm_d"], report["comm_d"]);
+    let piece = &step(&shown, "add_pieces")["output"]["piece_infos"][0];
+    assert_eq!((piece["data_bytes"].as_u64(), piece["padded_bytes"].as_u64()), (Some(1999), Some(2048)));
+
+    // What must last is in the store, under the names that the field knows; working files are gone.
+    let sector = shown["subject"].as_str().unwrap().replace("f01000/", "s-t01000-");
+    assert_eq!(std::fs::metadata(home.path().join("store/sealed").join(&sector)).unwrap().len(), 2048);
+    assert!(home.path().join("store/cache").join(&sector).join("p_aux").is_file());
+    let scratch = home.path().join("scratch").join(sector.replace("s-t0", "f0"));
+    assert!(!scratch.join("cache").join("sc-02-data-layer-1.dat").exists());
+    home.check_store();
+
+    a_range_of_the_piece_comes_back(&home, file, shown["subject"].as_str().unwrap());
+}
+
+/// A part of a piece that begins and ends in the middle of the library's groups of 127 bytes.
+fn a_range_of_the_piece_comes_back(home: &Home, file: &str, subject: &str) {
+    let daemon = home.daemon();
+    let sector = subject.strip_prefix("f01000/").unwrap();
+    let output = home.path().join("range.bin");
+    let params = [
+        "miner=f01000".to_owned(),
+        format!("sector={sector}"),
+        format!("output={}", output.display()),
+        "offset=200".to_owned(),
+        "bytes=1001".to_owned(),
+    ];
+    let run = home.start("unseal", &params);
+    let watched = home.run(&["run", "watch", &run]);
+    assert_eq!(watched.code, 0, "{watched:?}");
+    assert_eq!(std::fs::read(&output).unwrap(), std::fs::read(file).unwrap()[200..1201]);
+
+    let beyond = [&params[..2], &[format!("output={}", output.display()), "offset=1999".to_owned()]].concat();
+    let run = home.start("unseal", &beyond);
+    let watched = home.run(&["run", "watch", &run]);
+    assert_eq!(watched.code, 6, "{watched:?}");
+    assert!(watched.stderr.contains("range_outside"), "{watched:?}");
+    daemon.stop();
+}
+
+#[test]
+fn synthetic_porep_is_sealed_and_verified() {
+    let home = Home::new();
+    let file = home.file("data.bin", 500);
+    let daemon = home.daemon();
+    let params = [
+        "miner=f02000".to_owned(),
+        "sector=3".to_owned(),
+        "proof_type=StackedDrg2KiBV1_1_Feat_SyntheticPoRep".to_owned(),
+        format!("pieces={}", serde_json::json!([file, file])),
+    ];
+    let run = home.start("seal_offline", &params);
+    let watched = home.run(&["run", "watch", &run]);
+    assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
+    let shown = home.json(&["run", "show", &run, "--json"]);
+    assert_eq!(step(&shown, "synth_proof")["output"]["synthetic"], true);
+    assert_eq!(step(&shown, "verify_seal")["output"]["verified"], true);
+    let pieces = step(&shown, "add_pieces")["output"]["piece_infos"].as_array().unwrap();
+    assert_eq!(pieces[1]["offset"], 512);
+    daemon.stop();
+    home.check_store();
+}
+
+#[test]
+fn a_512_mib_sector_survives_a_kill() {
+    if std::env::var_os("SEALFLOW_LONG").is_none() {
+        // Run by `just long-512mib`; the 8 MiB sector of `crash` holds the same promise in minutes.
+        return;
+    }
+    crate::crash::pc1_goes_on_behind_its_last_layer("StackedDrg512MiBV1_1");
+}
+
+/// The exit codes that scripts rely on.
+#[test]
+fn exit_codes_are_as_documented() {
+    let home = Home::new();
+    let check = |args: &[&str], code: i32, text: &str| {
+        let Outcome { code: found, stdout, stderr } = home.run(args);
+        assert_eq!(found, code, "{args:?}: {stdout}{stderr}");
+        assert!(stderr.contains(text), "{args:?}: {stderr}");
+    };
+    check(&["run", "list"], 4, "sealflow init");
+    check(&["run", "start", "seal_offline"], 5, "daemon");
+    check(&["run", "fly"], 2, "unrecognized subcommand");
+    check(&["stage", "show", "pc3"], 4, "pc3");
+    check(&["workflow", "check", "no_such"], 4, "no_such");
+    check(&["demo", "--sector-size", "3KiB"], 2, "2KiB, 8MiB");
+    check(&["demo", "--file", "/no/such/file"], 4, "/no/such/file");
+    std::fs::write(home.path().join("config.toml"), "[executor]\ncpus = 3\n").unwrap();
+    check(&["run", "list"], 3, "cpus");
+}

@@ -307,6 +307,7 @@ async fn measure_journal(k: u16, folder: &std::path::Path) -> Fallible<Json> {
     let begun = Instant::now();
     journal.steps(&runs[0].id()).await?;
     let steps = begun.elapsed().as_secs_f64() * 1000.0;
+    let resident = resident_mib();
     let begun = Instant::now();
     journal.close().await?;
     Ok(json!({
@@ -316,6 +317,7 @@ async fn measure_journal(k: u16, folder: &std::path::Path) -> Fallible<Json> {
         "cpu_seconds_per_wall_second": round(cpu / wall),
         "read_ms": {"open_runs": round(open_runs), "of_so_many": open, "run": round(one_run),
             "steps_of_a_run_of_so_many_entries": rounds + 1, "steps": round(steps)},
+        "resident_mib": resident,
         "close_ms": round(begun.elapsed().as_secs_f64() * 1000.0),
     }))
 }
@@ -327,6 +329,14 @@ fn round(value: f64) -> f64 {
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Memory of this process that is resident, in MiB.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    round(kib.unwrap_or_default() / 1024.0)
 }
 
 /// The time of an fsync of a small append, in milliseconds: what no shape can go below.

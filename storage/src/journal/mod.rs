@@ -69,6 +69,15 @@ impl SurrealJournal {
     /// # Errors
     /// The store could not be closed cleanly. Nothing that was committed is lost.
     pub async fn close(&self) -> Result<(), JournalError> {
+        // A commit that is under way is waited for, and none begins any more.
+        let _idle = match &self.writer {
+            Some(writer) => {
+                let mut writer = writer.lock().await;
+                writer.stop(format!("the journal at {} has been closed", self.place()));
+                Some(writer)
+            }
+            None => None,
+        };
         let closed = self.client.close().await;
         drop(
             self.lock

@@ -1,5 +1,5 @@
-//! Between the engine's types and records: ids, ranges, and JSON in text fields. Text is a third
-//! cheaper to write than nested objects, and reads back exactly.
+//! Between the engine's types and records: ids, ranges, and JSON in text fields. Text is never dearer to
+//! write than nested objects (docs/storage.md), and reads back exactly.
 
 use std::ops::Bound;
 

@@ -41,6 +41,13 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Writes nothing from now on.
+    pub(super) fn stop(&mut self, why: String) {
+        self.broken.get_or_insert(why);
+    }
+}
+
 /// What of a run's row lists show. It is written when it changes; the rest follows from the last entry.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Head {
@@ -225,11 +232,12 @@ impl SurrealJournal {
 fn first_error(mut answer: surrealdb::IndexedResults) -> surrealdb::Result<()> {
     let mut errors: Vec<_> = answer.take_errors().into_iter().collect();
     errors.sort_by_key(|(at, error)| {
+        // Of a commit that failed, the last row tells why; the statements before it only that it did.
         let bystander = matches!(
             error.query_details(),
             Some(surrealdb::types::QueryError::NotExecuted)
         );
-        (bystander, *at)
+        (bystander, if bystander { usize::MAX - at } else { *at })
     });
     errors.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

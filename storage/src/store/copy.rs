@@ -108,12 +108,12 @@ pub(super) fn copy(from: &Path, to: &Path, done: BytesDone<'_>) -> Result<Conten
     Ok(copied)
 }
 
+/// Takes one file: its path, its path in the folder, the bytes of the files before it, and whom to
+/// tell of its own. Gives its bytes and its digest in hex.
+type Visit<'a> = dyn FnMut(&Path, &str, u64, BytesDone<'_>) -> Result<(u64, String), StoreError> + 'a;
+
 /// Visits a file, or the files of a folder, and puts their contents together.
-fn walk(
-    path: &Path,
-    done: BytesDone<'_>,
-    visit: &mut dyn FnMut(&Path, &str, u64, BytesDone<'_>) -> Result<(u64, String), StoreError>,
-) -> Result<Content, StoreError> {
+fn walk(path: &Path, done: BytesDone<'_>, visit: &mut Visit<'_>) -> Result<Content, StoreError> {
     if !is_dir(path)? {
         let (bytes, digest) = visit(path, "", 0, done)?;
         return Ok(Content {

@@ -1,0 +1,268 @@
+//! The offline check: folds every run from its entries (`fold`) and compares with everything else that
+//! is stored (`rest`).
+
+mod fold;
+mod rest;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use sealflow_engine::id::{RunId, Subject};
+use sealflow_engine::journal::{ArtifactRow, JournalError};
+use sealflow_engine::resource::Resources;
+use sealflow_engine::rows::{RunRow, run_row};
+use sealflow_engine::run::RunState;
+use sealflow_engine::stage::Claim;
+use sealflow_engine::workflow::Graph;
+use serde::Serialize;
+use surrealdb::types::SurrealValue;
+
+use super::SurrealJournal;
+use super::read::PAGE;
+use super::record::{after, decode, number, object, of_run};
+use super::write::is_open;
+
+/// What a check found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CheckReport {
+    /// What is wrong; empty when all is well.
+    pub problems: Vec<Problem>,
+    /// What was looked at.
+    pub checked: Checked,
+    /// What attempts hold that have not ended, by executor: to be compared with its capacity.
+    pub held: BTreeMap<String, Resources>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The broken promise, in a few words.
+    pub invariant: &'static str,
+    /// The run that it is about, if it is about one.
+    pub run: Option<RunId>,
+    /// What was found.
+    pub what: String,
+}
+
+/// How many of each thing were looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Runs.
+    pub runs: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Versions of step rows.
+    pub steps: u64,
+    /// Graphs.
+    pub graphs: u64,
+    /// Callers' names of runs.
+    pub keys: u64,
+    /// Artifacts of subjects.
+    pub artifacts: u64,
+    /// Payload files.
+    pub payloads: u64,
+}
+
+#[derive(SurrealValue)]
+struct RunRecord {
+    run: String,
+    row: String,
+    workflow: String,
+    status: String,
+    subject: String,
+    open: bool,
+}
+
+/// Checks a journal. Nothing is changed, and one damaged run keeps no other from being checked. No
+/// daemon may commit meanwhile.
+///
+/// # Errors
+/// The store cannot be read at all. What is wrong in it is no error but in the report.
+pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError> {
+    let mut checker = Checker {
+        journal,
+        report: CheckReport::default(),
+        graphs: HashMap::new(),
+        claims: BTreeMap::new(),
+        artifacts: BTreeMap::new(),
+        payloads: HashSet::new(),
+        open: 0,
+    };
+    checker.runs().await?;
+    checker.claims();
+    checker.totals().await?;
+    checker.keys().await?;
+    checker.artifacts().await?;
+    Ok(checker.report)
+}
+
+struct Checker<'a> {
+    journal: &'a SurrealJournal,
+    report: CheckReport,
+    /// Graphs that were looked at; nothing where one is missing or wrong.
+    graphs: HashMap<String, Option<Arc<Graph>>>,
+    claims: BTreeMap<Subject, Vec<(RunId, Claim)>>,
+    /// The artifacts that the entries make current: of the run that started last.
+    artifacts: BTreeMap<(Subject, String), ArtifactRow>,
+    payloads: HashSet<String>,
+    open: u64,
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, invariant: &'static str, run: Option<&RunId>, what: impl Into<String>) {
+        self.report.problems.push(Problem {
+            invariant,
+            run: run.cloned(),
+            what: what.into(),
+        });
+    }
+
+    async fn runs(&mut self) -> Result<(), JournalError> {
+        let mut last: Option<String> = None;
+        loop {
+            let params = object([
+                ("range", after("run", last.as_deref())),
+                ("limit", number(PAGE as u64)),
+            ]);
+            let sql = "SELECT run, row, workflow, status, subject, open FROM $range LIMIT $limit";
+            let page = self.journal.fetch::<RunRecord>(sql, params).await?;
+            let full = page.len() == PAGE;
+            last = page.last().map(|record| record.run.clone());
+            for record in page {
+                self.report.checked.runs += 1;
+                match record.run.parse::<RunId>() {
+                    Ok(run) => self.run(&run, &record).await?,
+                    Err(error) => self.problem("rows can be read", None, error.to_string()),
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn run(&mut self, run: &RunId, record: &RunRecord) -> Result<(), JournalError> {
+        let head: RunRow = match decode("its row", &record.row) {
+            Ok(head) => head,
+            Err(error) => {
+                self.problem("rows can be read", Some(run), error.to_string());
+                return Ok(());
+            }
+        };
+        let shown = (
+            record.workflow.as_str(),
+            record.status.as_str(),
+            record.subject.as_str(),
+            record.open,
+        );
+        let wanted = (
+            head.workflow.as_str(),
+            head.status.as_str(),
+            head.subject.as_str(),
+            is_open(&head),
+        );
+        if shown != wanted {
+            self.problem(
+                "the fields of a row agree",
+                Some(run),
+                format!("{shown:?} instead of {wanted:?}"),
+            );
+        }
+        let marker = object([("id", of_run("open", run))]);
+        let marked = self
+            .journal
+            .fetch::<String>("SELECT VALUE run FROM $id", marker)
+            .await?
+            .len()
+            == 1;
+        self.open += u64::from(marked);
+        if marked != is_open(&head) {
+            let what = if marked {
+                "it has ended but is listed as open"
+            } else {
+                "it is open but is not listed so"
+            };
+            self.problem("open runs are listed", Some(run), what);
+        }
+        let Some(graph) = self.graph(run, &head.graph).await? else {
+            return Ok(());
+        };
+        let Some(state) = self.fold(run, &graph).await? else {
+            return Ok(());
+        };
+        let wanted = run_row(&state);
+        match self.journal.read_run(run).await {
+            Ok(Some(found)) if found == wanted => {}
+            Ok(found) => self.problem(
+                "folding the entries gives the row of the run",
+                Some(run),
+                format!("the entries give {wanted:?}, stored is {found:?}"),
+            ),
+            Err(JournalError::Corrupt(what)) => self.problem("rows can be read", Some(run), what),
+            Err(error) => return Err(error),
+        }
+        if !state.status.is_final() {
+            self.claims
+                .entry(state.subject.clone())
+                .or_default()
+                .push((run.clone(), head.claim));
+        }
+        self.hold(&state);
+        if let Some(key) = &state.key
+            && self.journal.read_key(key).await?.as_ref() != Some(run)
+        {
+            self.problem(
+                "keys name their runs",
+                Some(run),
+                format!("its key `{key}` does not lead to it"),
+            );
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, state: &RunState) {
+        let current = state.steps().filter_map(|(_, step)| step.current.as_ref());
+        let current = current.map(|current| (current.executor.clone(), current.held));
+        let gone = state
+            .discarding
+            .values()
+            .map(|gone| (gone.executor.clone(), gone.held));
+        let all: Vec<_> = current.chain(gone).collect();
+        if state.status.is_final() && !all.is_empty() {
+            let what = format!("it has ended, but attempts of it hold resources of {}", all[0].0);
+            self.problem("what has ended holds nothing", Some(&state.id), what);
+        }
+        for (executor, held) in all {
+            *self.report.held.entry(executor).or_default() += held;
+        }
+    }
+
+    async fn graph(&mut self, run: &RunId, hash: &str) -> Result<Option<Arc<Graph>>, JournalError> {
+        if let Some(known) = self.graphs.get(hash) {
+            return Ok(known.clone());
+        }
+        self.report.checked.graphs += 1;
+        let found = match self.journal.read_graph(hash).await {
+            Ok(None) => Err(format!("graph {hash} is not stored")),
+            Ok(Some(stored)) => match Graph::new(stored.data) {
+                Ok(graph) if **graph.hash() == *hash => Ok(Arc::new(graph)),
+                Ok(graph) => Err(format!(
+                    "what is stored as graph {hash} has the hash {}",
+                    graph.hash()
+                )),
+                Err(why) => Err(format!("graph {hash}: {why}")),
+            },
+            Err(JournalError::Corrupt(what)) => Err(what),
+            Err(error) => return Err(error),
+        };
+        let graph = match found {
+            Ok(graph) => Some(graph),
+            Err(what) => {
+                self.problem("a run keeps the graph it started with", Some(run), what);
+                None
+            }
+        };
+        self.graphs.insert(hash.to_owned(), graph.clone());
+        Ok(graph)
+    }
+}

@@ -1,0 +1,130 @@
+//! What is stored beside the runs: claims, keys, artifacts, and what belongs to no run.
+
+use sealflow_engine::id::RunId;
+use sealflow_engine::journal::{ArtifactRow, JournalError};
+use sealflow_engine::stage::Claim;
+use surrealdb::types::{Object, SurrealValue};
+
+use super::super::read::PAGE;
+use super::super::record::{after, decode, number, object};
+use super::Checker;
+
+#[derive(SurrealValue)]
+struct KeyRecord {
+    key: String,
+    run: String,
+}
+
+impl Checker<'_> {
+    pub(super) fn claims(&mut self) {
+        for (subject, holders) in std::mem::take(&mut self.claims) {
+            let writers = holders.iter().filter(|(_, claim)| *claim == Claim::Write).count();
+            let readers = holders.iter().filter(|(_, claim)| *claim == Claim::Read).count();
+            if writers > 1 || (writers == 1 && readers > 0) {
+                let runs: Vec<_> = holders.iter().map(|(run, _)| run.to_string()).collect();
+                let what = format!(
+                    "{subject} is in use by {}, and one of them writes",
+                    runs.join(", ")
+                );
+                let last = holders.last().map(|(run, _)| run.clone());
+                self.problem("one run writes to a subject at a time", last.as_ref(), what);
+            }
+        }
+    }
+
+    /// What no run led to.
+    pub(super) async fn totals(&mut self) -> Result<(), JournalError> {
+        let count = async |table: &str| -> Result<u64, JournalError> {
+            let sql = format!("SELECT VALUE count FROM (SELECT count() FROM {table} GROUP ALL)");
+            Ok(self
+                .journal
+                .fetch::<u64>(&sql, Object::new())
+                .await?
+                .first()
+                .copied()
+                .unwrap_or_default())
+        };
+        let (entries, open) = (count("entry").await?, count("open").await?);
+        if entries != self.report.checked.entries {
+            let what = format!(
+                "{entries} entries are stored, {} of known runs were read",
+                self.report.checked.entries
+            );
+            self.problem("every entry belongs to a run", None, what);
+        }
+        if open != self.open {
+            self.problem(
+                "open runs are listed",
+                None,
+                format!("{} listed runs do not exist", open.abs_diff(self.open)),
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) async fn keys(&mut self) -> Result<(), JournalError> {
+        let mut last: Option<String> = None;
+        loop {
+            let params = object([
+                ("range", after("key", last.as_deref())),
+                ("limit", number(PAGE as u64)),
+            ]);
+            let sql = "SELECT key, run FROM $range LIMIT $limit";
+            let page = self.journal.fetch::<KeyRecord>(sql, params).await?;
+            let full = page.len() == PAGE;
+            last = page.last().map(|record| record.key.clone());
+            for KeyRecord { key, run } in page {
+                self.report.checked.keys += 1;
+                let row = match run.parse::<RunId>() {
+                    Ok(run) => self.journal.read_run(&run).await.ok().flatten(),
+                    Err(_) => None,
+                };
+                if row.and_then(|row| row.key).as_ref() != Some(&key) {
+                    self.problem(
+                        "keys name their runs",
+                        None,
+                        format!("`{key}` leads to {run}, which has another key or is not there"),
+                    );
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) async fn artifacts(&mut self) -> Result<(), JournalError> {
+        const INVARIANT: &str = "artifacts are those of the last accepted state";
+        let stored = self
+            .journal
+            .fetch::<String>("SELECT VALUE row FROM artifact", Object::new())
+            .await?;
+        let mut wanted = std::mem::take(&mut self.artifacts);
+        for json in stored {
+            self.report.checked.artifacts += 1;
+            let row: ArtifactRow = match decode("an artifact", &json) {
+                Ok(row) => row,
+                Err(error) => {
+                    self.problem("rows can be read", None, error.to_string());
+                    continue;
+                }
+            };
+            let expected = wanted.remove(&(row.subject.clone(), row.kind.clone()));
+            if expected.as_ref() != Some(&row) {
+                let what = format!(
+                    "`{}` of {} is {}, the entries give {expected:?}",
+                    row.kind, row.subject, row.artifact
+                );
+                self.problem(INVARIANT, Some(&row.run), what);
+            }
+        }
+        for row in wanted.into_values() {
+            self.problem(
+                INVARIANT,
+                Some(&row.run),
+                format!("`{}` of {} is not stored", row.kind, row.subject),
+            );
+        }
+        Ok(())
+    }
+}

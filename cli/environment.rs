@@ -60,7 +60,7 @@ fn set(name: &str, value: &str) {
 
 fn log(daemon: bool) {
     let default = if daemon {
-        "info,filecoin_proofs=warn,storage_proofs_core=warn,storage_proofs_porep=warn,bellperson=warn,surrealdb=warn"
+        "info,filecoin_proofs=warn,storage_proofs_core=warn,storage_proofs_porep=warn,bellperson=warn,surrealdb=warn,surrealkv=warn"
     } else {
         "error"
     };

@@ -75,10 +75,6 @@ impl Client {
         Err(CliError::new(kind, problem.message).into())
     }
 
-    pub(crate) async fn health(&self) -> anyhow::Result<Health> {
-        self.call::<(), _>(Method::GET, "/api/v1/health", None).await
-    }
-
     pub(crate) async fn start(&self, request: &StartRequest) -> anyhow::Result<Started> {
         self.call(Method::POST, "/api/v1/runs", Some(request)).await
     }

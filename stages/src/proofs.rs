@@ -5,6 +5,7 @@ use sealflow_engine::failure::{Failure, FailureClass};
 use sealflow_engine::resource::Resources;
 use serde_json::Value;
 
+use crate::tree;
 use crate::types::{ActorId, PieceInfo, SealProof, SectorNumber};
 
 /// The library's name of a miner: the payload of its ID address (the number as unsigned LEB128),
@@ -27,13 +28,24 @@ pub(crate) fn sector_id(sector: SectorNumber) -> SectorId {
     SectorId::from(sector.0)
 }
 
-/// Pieces as the library takes them: sizes without padding.
-pub(crate) fn library_pieces(pieces: &[PieceInfo]) -> Result<Vec<LibraryPiece>, Failure> {
-    let convert = |piece: &PieceInfo| {
-        LibraryPiece::new(piece.comm_p.0, UnpaddedBytesAmount(piece.padded_bytes / 128 * 127))
+/// Pieces as the library takes them: sizes without padding, and behind the last one pieces of zeros up
+/// to the end of the sector, without which it would take their tree for the whole. (Zeros between
+/// pieces it adds itself; a sector without any piece it knows as committed capacity.)
+pub(crate) fn library_pieces(pieces: &[PieceInfo], proof_type: SealProof) -> Result<Vec<LibraryPiece>, Failure> {
+    let convert = |comm_p: [u8; 32], padded: u64| {
+        LibraryPiece::new(comm_p, UnpaddedBytesAmount(padded / 128 * 127))
             .map_err(|error| Failure::permanent("bad_piece", format!("{error:#}")))
     };
-    pieces.iter().map(convert).collect()
+    let mut all: Vec<LibraryPiece> =
+        pieces.iter().map(|piece| convert(piece.comm_p.0, piece.padded_bytes)).collect::<Result<_, _>>()?;
+    let mut end = pieces.last().map_or(0, |piece| piece.offset + piece.padded_bytes);
+    while end > 0 && end < proof_type.sector_bytes() {
+        // The largest piece that may begin here.
+        let size = 1 << end.trailing_zeros();
+        all.push(convert(tree::zeros_root(size), size)?);
+        end += size;
+    }
+    Ok(all)
 }
 
 /// The failure of a library call. Disk trouble keeps its own code; the rest is tried again a few
@@ -96,6 +108,27 @@ pub(crate) fn groth(sector_bytes: u64) -> Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_piece_leaves_zeros_behind_it() {
+        use crate::types::CommP;
+        use filecoin_proofs_api::seal::compute_comm_d;
+        let proof = SealProof::for_size(2048).unwrap();
+        let mut data = vec![0_u8; 2048];
+        data[300..310].fill(7);
+        let dir = tempfile::tempdir().unwrap();
+        let root_of = |bytes: &[u8]| {
+            std::fs::write(dir.path().join("data"), bytes).unwrap();
+            tree::build(&dir.path().join("data"), &dir.path().join("tree"), bytes.len() as u64, &|_| {}).unwrap()
+        };
+        let comm_p = CommP(root_of(&data[256..512]));
+        assert_eq!(root_of(&[0; 512]), tree::zeros_root(512));
+        let piece = PieceInfo { comm_p, padded_bytes: 256, offset: 256, data_bytes: 10 };
+        let first = PieceInfo { comm_p: CommP(tree::zeros_root(128)), padded_bytes: 128, offset: 0, data_bytes: 1 };
+        let pieces = library_pieces(&[first, piece], proof).unwrap();
+        assert_eq!(compute_comm_d(proof.0, &pieces).unwrap(), root_of(&data));
+        assert!(library_pieces(&[], proof).unwrap().is_empty());
+    }
 
     #[test]
     fn prover_ids_are_address_payloads() {

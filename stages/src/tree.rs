@@ -26,6 +26,12 @@ fn hash_pair(pair: &[u8]) -> [u8; NODE] {
     node
 }
 
+/// The root of the tree over `bytes` zeros; `bytes` is a power of two of at least 32.
+pub(crate) fn zeros_root(bytes: u64) -> [u8; NODE] {
+    let rows = (bytes / NODE as u64).trailing_zeros();
+    (0..rows).fold([0; NODE], |child, _| hash_pair(&[child, child].concat()))
+}
+
 /// Builds the tree of the `sector_bytes` bytes in `data` into the new file `tree` and gives its root.
 /// `done` is told the bytes hashed so far, of twice the sector. The caller makes the file durable.
 ///

@@ -155,7 +155,7 @@ impl Drop for Daemon {
 pub(crate) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let start = Instant::now();
     while !there() {
-        assert!(start.elapsed() < Duration::from_secs(900), "{what} did not come");
+        assert!(start.elapsed() < Duration::from_secs(600), "{what} did not come");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -90,7 +90,7 @@ impl Stage for C1 {
                 input.ticket.0,
                 input.seed.0,
                 phase2,
-                &proofs::library_pieces(&input.piece_infos)?,
+                &proofs::library_pieces(&input.piece_infos, input.proof_type)?,
             )
             .map_err(|error| proofs::library_failure("C1", &error))?;
             let bytes = serde_json::to_vec(&output)

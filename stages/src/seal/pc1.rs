@@ -221,7 +221,7 @@ fn compute(cx: &StageContext, attempt: &Path, input: &Input) -> Result<Outcome<O
     // it reads the tree and checks its root against the pieces, so no sector is copied.
     let unread = attempt.join("unread");
     std::fs::File::create(&unread).map_err(|error| Failure::io("make", &unread, &error))?;
-    let pieces = proofs::library_pieces(&input.piece_infos)?;
+    let pieces = proofs::library_pieces(&input.piece_infos, input.proof_type)?;
     let stop = AtomicBool::new(false);
     let (result, watched) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(layers, &cache, cx, &stop));

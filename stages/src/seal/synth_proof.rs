@@ -90,7 +90,7 @@ impl Stage for SynthProof {
                 proofs::sector_id(input.sector),
                 input.ticket.0,
                 phase2,
-                &proofs::library_pieces(&input.piece_infos)?,
+                &proofs::library_pieces(&input.piece_infos, input.proof_type)?,
             )
             .map_err(|error| proofs::library_failure("synthetic proofs", &error))?;
             cache.sync_synthetic()?;

@@ -12,7 +12,7 @@ test:
 
 # Rewrite the reference pages in docs/ from the code
 docs:
-    SEALFLOW_UPDATE=1 cargo test --release --test it reference
+    SEALFLOW_UPDATE=1 cargo test --release --workspace --test it reference
 
 # Seal a small sector, here and now
 demo:
@@ -28,16 +28,16 @@ mutants:
 
 # Kill the demo N times by the clock and check that it always resumes (about a minute a kill)
 long-kills N="50":
-    SEALFLOW_KILLS={{N}} cargo test --release --test it -- --ignored --nocapture kills_by_the_clock
+    SEALFLOW_KILLS={{N}} cargo test --release --workspace --test it -- --nocapture kills_by_the_clock
 
 # A 512 MiB sector through PC2, killed once in PC1's second layer (about half an hour)
 long-512mib:
-    cargo test --release --test it -- --ignored --nocapture a_512_mib_sector
+    cargo test --release --workspace --test it -- --ignored --nocapture a_512_mib_sector
 
 # Our parameter generator against the library's own
 bench-params:
-    cargo run --release -p sealflow-stages --example params_bench
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/params_bench"
 
 # What one transaction costs
 bench-journal:
-    cargo run --release -p sealflow-storage --example row_budget
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/row_budget"

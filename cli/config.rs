@@ -85,10 +85,11 @@ impl Default for Scratch {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Store {
-    pub(crate) path: PathBuf,
+    /// Where it is; by default the folder of its name in the home.
+    pub(crate) path: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -116,11 +117,15 @@ impl Config {
         toml::from_str(text)
     }
 
-    /// The stores, with the default one where none of its name is configured.
-    pub(crate) fn stores(&self) -> BTreeMap<String, Store> {
+    /// The stores' paths by name, with the default one where none of its name is configured.
+    pub(crate) fn stores(&self) -> BTreeMap<String, PathBuf> {
         let mut stores = self.stores.clone();
-        stores.entry("store".to_owned()).or_insert_with(|| Store { path: "store".into() });
-        stores
+        stores.entry("store".to_owned()).or_default();
+        let path = |(name, store): (String, Store)| {
+            let path = store.path.unwrap_or_else(|| name.clone().into());
+            (name, path)
+        };
+        stores.into_iter().map(path).collect()
     }
 }
 
@@ -139,7 +144,9 @@ mod tests {
 
     #[test]
     fn the_default_file_says_the_defaults() {
-        assert_eq!(Config::parse(DEFAULT_TEXT).unwrap(), Config::default(), "as shipped, all commented out");
+        let shipped = Config::parse(DEFAULT_TEXT).unwrap();
+        assert_eq!(shipped.stores(), Config::default().stores(), "as `init` writes it, all commented out");
+        assert_eq!(Config { stores: BTreeMap::new(), ..shipped }, Config::default());
         let live: String = DEFAULT_TEXT
             .lines()
             .filter_map(|line| match line.strip_prefix("#: ") {
@@ -149,7 +156,7 @@ mod tests {
             })
             .collect();
         let mut config = Config::parse(&live).unwrap();
-        assert_eq!(config.stores.remove("store"), Some(Store { path: "store".into() }));
+        assert_eq!(config.stores.remove("store"), Some(Store { path: Some("store".into()) }));
         // What depends on the machine has an example in the file instead of a default.
         config.executor.cpu = None;
         config.executor.memory = None;

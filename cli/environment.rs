@@ -1,6 +1,7 @@
 //! Prepares the process before any thread starts: the home, the configuration, logging, and the
 //! environment variables that libraries read once. The only file with `unsafe`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use sealflow_stages::params::ParamsDir;
@@ -60,10 +61,10 @@ fn set(name: &str, value: &str) {
 
 fn log(daemon: bool) {
     let default = if daemon {
-        "info,filecoin_proofs=warn,storage_proofs_core=warn,storage_proofs_porep=warn,bellperson=warn,surrealdb=warn,surrealkv=warn"
+        "info,filecoin_proofs=warn,storage_proofs_core=warn,storage_proofs_porep=warn,bellperson=warn,surrealdb=error,surrealdb_core=error,surrealkv=warn"
     } else {
-        "error"
+        "error,surrealdb=off,surrealdb_core=off,surrealdb_engine_local=off,surrealdb_kvs=off"
     };
     let filter = EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
 }

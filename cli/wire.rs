@@ -37,8 +37,8 @@ pub(crate) fn stores(cx: &Context) -> anyhow::Result<Stores> {
         Ok(())
     };
     add(SCRATCH, &cx.config.scratch.path)?;
-    for (name, store) in cx.config.stores() {
-        add(&name, &store.path)?;
+    for (name, path) in cx.config.stores() {
+        add(&name, &path)?;
     }
     Ok(Stores::new(stores))
 }

@@ -117,8 +117,8 @@ fn open_files() -> Finding {
 fn disk(cx: &Context) -> Vec<Finding> {
     let mut places = vec![("journal disk", cx.home.root().to_owned())];
     places.push(("scratch disk", cx.home.resolve(&cx.config.scratch.path)));
-    for store in cx.config.stores().values() {
-        places.push(("store disk", cx.home.resolve(&store.path)));
+    for path in cx.config.stores().values() {
+        places.push(("store disk", cx.home.resolve(path)));
     }
     places.push(("parameters disk", cx.params_base.clone()));
     places.into_iter().map(|(what, path)| one_disk(what, &path)).collect()

@@ -43,7 +43,8 @@ pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
     crash::point("publish.synced");
     fs::rename(from, to)?;
     crash::point("publish.renamed");
-    sync_dir(to.parent().unwrap_or(Path::new(".")))
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    sync_dir(folder.unwrap_or(Path::new(".")))
 }
 
 /// Writes a small file whole.

@@ -176,7 +176,7 @@ fn a_full_disk_is_waited_for() {
         assert!(child.try_wait().unwrap().is_none(), "{}", home.daemon_log());
         home.path().join("daemon.json").exists()
     });
-    let piece = home.file("piece.bin", 100);
+    let piece = home.file("piece.bin", 5 << 20);
     let workflow = home.path().join("pieces.toml");
     let text = "[workflow]\nname = \"pieces\"\nsubject = \"sector\"\n[params]\nminer = \"actor_id\"\n\
         sector = \"sector_number\"\nproof_type = \"registered_seal_proof\"\npieces = \"pieces\"\n\

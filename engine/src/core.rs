@@ -63,7 +63,9 @@ pub enum Refused {
     #[error("{0}")]
     Params(String),
     /// The subject is in use.
-    #[error("{subject} is in use by {holder}: one run writes to a subject at a time; cancel it or wait for its end")]
+    #[error(
+        "{subject} is in use by {holder}: one run writes to a subject at a time; cancel it or wait for its end"
+    )]
     Busy {
         /// The subject.
         subject: Subject,
@@ -194,7 +196,12 @@ impl Core {
     pub fn new(registry: Arc<StageRegistry>, executors: Vec<ExecutorSpec>, seed: [u8; 32]) -> Self {
         let places = executors
             .into_iter()
-            .map(|spec| Place { spec, held: Resources::default(), attempts: 0, suspended_until: 0 })
+            .map(|spec| Place {
+                spec,
+                held: Resources::default(),
+                attempts: 0,
+                suspended_until: 0,
+            })
             .collect();
         Self {
             registry,
@@ -215,7 +222,10 @@ impl Core {
 
     fn draw<const N: usize>(&mut self) -> [u8; N] {
         self.drawn += 1;
-        let digest = Sha256::new().chain_update(self.seed).chain_update(self.drawn.to_le_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update(self.seed)
+            .chain_update(self.drawn.to_le_bytes())
+            .finalize();
         let mut bytes = [0; N];
         bytes.copy_from_slice(&digest[..N]);
         bytes
@@ -252,7 +262,10 @@ impl Core {
         }
         let claim = state.graph.data().claim;
         if claim != Claim::None && !state.status.is_final() {
-            self.claims.entry(state.subject.clone()).or_default().insert(run.clone(), claim);
+            self.claims
+                .entry(state.subject.clone())
+                .or_default()
+                .insert(run.clone(), claim);
         }
         let live = Live {
             state,
@@ -289,9 +302,16 @@ impl Core {
             key: start.key,
             by: start.by,
         };
-        let stored = Arc::new(StoredGraph { data: data.clone(), source: start.source });
+        let stored = Arc::new(StoredGraph {
+            data: data.clone(),
+            source: start.source,
+        });
         let at = *self.at.get_or_insert(now.wall_ms);
-        let entry = Entry { seq: 1, at, events: vec![event.clone()] };
+        let entry = Entry {
+            seq: 1,
+            at,
+            events: vec![event.clone()],
+        };
         let mut state = RunState::start(run.clone(), start.graph, &entry)
             .map_err(|error| Refused::State(error.to_string()))?;
         state.seq = 0; // The entry is sealed with everything else that this input causes.
@@ -311,14 +331,19 @@ impl Core {
     }
 
     fn check_claim(&self, subject: &Subject, claim: Claim) -> Result<(), Refused> {
-        let Some(holders) = self.claims.get(subject) else { return Ok(()) };
+        let Some(holders) = self.claims.get(subject) else {
+            return Ok(());
+        };
         let conflict = holders.iter().find(|(_, held)| match claim {
             Claim::None => false,
             Claim::Read => **held == Claim::Write,
             Claim::Write => true,
         });
         match conflict {
-            Some((holder, _)) => Err(Refused::Busy { subject: subject.clone(), holder: holder.clone() }),
+            Some((holder, _)) => Err(Refused::Busy {
+                subject: subject.clone(),
+                holder: holder.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -330,20 +355,33 @@ impl Core {
     pub fn operate(&mut self, run: &RunId, verb: Verb, by: By, now: Now) -> Result<(), Refused> {
         self.at.get_or_insert(now.wall_ms);
         if let Some(why) = self.damaged.get(run) {
-            return Err(Refused::Damaged { run: run.clone(), why: why.clone() });
+            return Err(Refused::Damaged {
+                run: run.clone(),
+                why: why.clone(),
+            });
         }
-        let live = self.runs.get_mut(run).ok_or_else(|| Refused::NoRun(run.clone()))?;
+        let live = self
+            .runs
+            .get_mut(run)
+            .ok_or_else(|| Refused::NoRun(run.clone()))?;
         let state = &live.state;
         let status = state.status;
         if status.is_final() {
             return Err(Refused::NoRun(run.clone()));
         }
-        let wrong = |what: &str| Err(Refused::State(format!("run {run} is {}: {what}", status.as_str())));
+        let wrong = |what: &str| {
+            Err(Refused::State(format!(
+                "run {run} is {}: {what}",
+                status.as_str()
+            )))
+        };
         let mut events = Vec::new();
         use crate::run::RunStatus as S;
         match verb {
             Verb::Pause if status == S::Running => {
-                events.push(Event::RunPaused { reason: PauseReason::Operator(by) });
+                events.push(Event::RunPaused {
+                    reason: PauseReason::Operator(by),
+                });
             }
             Verb::Pause => return wrong("only a running run can be paused"),
             Verb::Resume if status == S::Paused => {
@@ -382,19 +420,28 @@ impl Core {
     pub fn report(&mut self, report: Report, now: Now) {
         self.at.get_or_insert(now.wall_ms);
         let Report { key, token, news } = report;
-        let Some(live) = self.runs.get_mut(&key.run) else { return };
+        let Some(live) = self.runs.get_mut(&key.run) else {
+            return;
+        };
         if let Some(gone) = live.state.discarding.get(&(key.step.clone(), key.attempt)) {
             if gone.token == token && !matches!(news, News::Progress(_)) {
                 let (executor, held) = (gone.executor.clone(), gone.held);
                 self.vacate(&executor, held);
-                let event = Event::AttemptReleased { step: key.step.clone(), attempt: key.attempt };
+                let event = Event::AttemptReleased {
+                    step: key.step.clone(),
+                    attempt: key.attempt,
+                };
                 self.record(&key.run, event);
             }
             return;
         }
-        let Some(ix) = live.state.graph.find(&key.step) else { return };
+        let Some(ix) = live.state.graph.find(&key.step) else {
+            return;
+        };
         let step = live.state.step(ix);
-        let Some(current) = step.current.clone() else { return };
+        let Some(current) = step.current.clone() else {
+            return;
+        };
         if current.attempt != key.attempt || current.token != token {
             tracing::debug!(%key, "report of a superseded attempt");
             return;
@@ -404,8 +451,10 @@ impl Core {
             live.progress.insert(ix, progress);
             let silence = live.state.graph.step(ix).timeout.silence_ms;
             if let Some(silence) = silence {
-                self.limits.retain(|(_, other), what| *what != "silent_too_long" || *other != key);
-                self.limits.insert((now.mono_ms + silence, key), "silent_too_long");
+                self.limits
+                    .retain(|(_, other), what| *what != "silent_too_long" || *other != key);
+                self.limits
+                    .insert((now.mono_ms + silence, key), "silent_too_long");
             }
             return;
         }
@@ -414,18 +463,31 @@ impl Core {
         let cancelling = live.state.status == crate::run::RunStatus::Cancelling;
         let (step, attempt) = (key.step.clone(), key.attempt);
         let event = match news {
-            News::Ended(Ok(Outcome::Done(value))) => {
-                Event::AttemptSucceeded { step, attempt, output: Output::Inline(value), seconds }
-            }
-            News::Ended(Ok(Outcome::Park(wake))) => {
-                Event::StepWaiting { step, wake, reason: WaitReason::Parked, attempt: Some(attempt) }
-            }
+            News::Ended(Ok(Outcome::Done(value))) => Event::AttemptSucceeded {
+                step,
+                attempt,
+                output: Output::Inline(value),
+                seconds,
+            },
+            News::Ended(Ok(Outcome::Park(wake))) => Event::StepWaiting {
+                step,
+                wake,
+                reason: WaitReason::Parked,
+                attempt: Some(attempt),
+            },
             News::Ended(Err(failure)) => {
                 if failure.class == FailureClass::Critical {
                     self.suspend(&current.executor, now);
                 }
                 let charged = failure.class != FailureClass::Critical && !cancelling;
-                Event::AttemptFailed { step, attempt, failure, charged, seconds, still_running: false }
+                Event::AttemptFailed {
+                    step,
+                    attempt,
+                    failure,
+                    charged,
+                    seconds,
+                    still_running: false,
+                }
             }
             News::Lost(why) => Event::AttemptLost { step, attempt, why },
             News::Progress(_) => return,
@@ -440,7 +502,14 @@ impl Core {
         let value = Value::Null;
         let news = News::Ended(Ok(Outcome::Done(value)));
         let before = self.runs.get(&key.run).map(|live| live.events.len());
-        self.report(Report { key: key.clone(), token: token.clone(), news }, now);
+        self.report(
+            Report {
+                key: key.clone(),
+                token: token.clone(),
+                news,
+            },
+            now,
+        );
         if let Some(live) = self.runs.get_mut(&key.run)
             && before.is_some_and(|before| live.events.len() > before)
             && let Some(Event::AttemptSucceeded { output: recorded, .. }) = live.events.last_mut()
@@ -457,7 +526,9 @@ impl Core {
                 break;
             }
             self.timers.pop_first();
-            let Some(live) = self.runs.get_mut(&run) else { continue };
+            let Some(live) = self.runs.get_mut(&run) else {
+                continue;
+            };
             live.armed.remove(&ix);
             let waits = matches!(&live.state.step(ix).wake, Some((Wake::At(at), _)) if *at <= now.wall_ms);
             if waits && live.state.step(ix).status == StepStatus::Waiting {
@@ -465,14 +536,22 @@ impl Core {
                 self.record(&run, Event::StepWoken { step });
             }
         }
-        while let Some(((due, key), what)) = self.limits.first_key_value().map(|(at, what)| (at.clone(), *what)) {
+        while let Some(((due, key), what)) = self
+            .limits
+            .first_key_value()
+            .map(|(at, what)| (at.clone(), *what))
+        {
             if due > now.mono_ms {
                 break;
             }
             self.limits.pop_first();
             self.give_up(&key, what, now);
         }
-        if self.places.iter().any(|place| place.suspended_until > 0 && place.suspended_until <= now.mono_ms) {
+        if self
+            .places
+            .iter()
+            .any(|place| place.suspended_until > 0 && place.suspended_until <= now.mono_ms)
+        {
             for place in &mut self.places {
                 place.suspended_until = 0;
             }
@@ -480,9 +559,15 @@ impl Core {
     }
 
     fn give_up(&mut self, key: &AttemptKey, code: &'static str, now: Now) {
-        let Some(live) = self.runs.get_mut(&key.run) else { return };
-        let Some(ix) = live.state.graph.find(&key.step) else { return };
-        let Some(current) = live.state.step(ix).current.clone() else { return };
+        let Some(live) = self.runs.get_mut(&key.run) else {
+            return;
+        };
+        let Some(ix) = live.state.graph.find(&key.step) else {
+            return;
+        };
+        let Some(current) = live.state.step(ix).current.clone() else {
+            return;
+        };
         if current.attempt != key.attempt {
             return;
         }
@@ -491,34 +576,59 @@ impl Core {
             "attempt {} ran {seconds:.0} s; the workflow's `timeout` for this step is used up",
             key.attempt
         );
-        live.effects.push(Effect::Stop { executor: current.executor, key: key.clone() });
+        live.effects.push(Effect::Stop {
+            executor: current.executor,
+            key: key.clone(),
+        });
         live.progress.remove(&ix);
         self.limits.retain(|(_, other), _| other != key);
         let failure = Failure::transient(code, message);
         let (step, attempt) = (key.step.clone(), key.attempt);
         self.record(
             &key.run,
-            Event::AttemptFailed { step, attempt, failure, charged: true, seconds, still_running: true },
+            Event::AttemptFailed {
+                step,
+                attempt,
+                failure,
+                charged: true,
+                seconds,
+                still_running: true,
+            },
         );
     }
 
     /// The wall-clock and monotonic times at which [`Core::tick`] has something to do.
     pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
         let limit = self.limits.first_key_value().map(|((due, _), _)| *due);
-        let suspension = self.places.iter().map(|place| place.suspended_until).filter(|until| *until > 0).min();
-        (self.timers.first().map(|(due, ..)| *due), limit.into_iter().chain(suspension).min())
+        let suspension = self
+            .places
+            .iter()
+            .map(|place| place.suspended_until)
+            .filter(|until| *until > 0)
+            .min();
+        (
+            self.timers.first().map(|(due, ..)| *due),
+            limit.into_iter().chain(suspension).min(),
+        )
     }
 
     /// How far the running attempts of a run are.
     pub fn progress(&self, run: &RunId) -> Vec<(StepName, Progress)> {
-        let Some(live) = self.runs.get(run) else { return Vec::new() };
+        let Some(live) = self.runs.get(run) else {
+            return Vec::new();
+        };
         let of = |ix: &StepIx| live.state.graph.step(*ix).name.clone();
-        live.progress.iter().map(|(ix, progress)| (of(ix), progress.clone())).collect()
+        live.progress
+            .iter()
+            .map(|(ix, progress)| (of(ix), progress.clone()))
+            .collect()
     }
 
     /// Why ready steps of a run have not started, with numbers.
     pub fn blocked(&self, run: &RunId) -> Vec<(StepName, Blocked)> {
-        let Some(live) = self.runs.get(run) else { return Vec::new() };
+        let Some(live) = self.runs.get(run) else {
+            return Vec::new();
+        };
         let mut blocked = Vec::new();
         for ix in live.state.frontier() {
             let spec = live.state.graph.step(ix);
@@ -528,7 +638,10 @@ impl Core {
             let reason = if live.state.status == crate::run::RunStatus::Paused {
                 "the run is paused".to_owned()
             } else if let Some(gone) = live.state.discarding.values().next() {
-                format!("attempt {} was given up but cannot be interrupted; its end is awaited", gone.key)
+                format!(
+                    "attempt {} was given up but cannot be interrupted; its end is awaited",
+                    gone.key
+                )
             } else if let Some(stage) = &spec.stage {
                 let need = self.costs(&live.state, ix, &stage.name);
                 self.why_no_place(&stage.name, need)
@@ -543,12 +656,20 @@ impl Core {
     fn why_no_place(&self, stage: &StageName, need: Resources) -> String {
         let mut reasons: Vec<String> = Vec::new();
         for place in self.places.iter().filter(|place| place.spec.accepts(stage)) {
-            let Place { spec, held, attempts, suspended_until } = place;
+            let Place {
+                spec,
+                held,
+                attempts,
+                suspended_until,
+            } = place;
             let need = need.clamped(spec.capacity);
             reasons.push(if *suspended_until > 0 {
                 format!("executor `{}` is suspended after a critical failure", spec.name)
             } else if *attempts >= spec.slots {
-                format!("executor `{}` runs {attempts} of at most {} attempts", spec.name, spec.slots)
+                format!(
+                    "executor `{}` runs {attempts} of at most {} attempts",
+                    spec.name, spec.slots
+                )
             } else {
                 format!(
                     "executor `{}`: needs {} cores and {} MiB, free are {} of {} cores and {} of {} MiB",
@@ -562,12 +683,19 @@ impl Core {
                 )
             });
         }
-        if reasons.is_empty() { format!("no executor runs stage `{stage}`") } else { reasons.join("; ") }
+        if reasons.is_empty() {
+            format!("no executor runs stage `{stage}`")
+        } else {
+            reasons.join("; ")
+        }
     }
 
     /// What executors have and hold.
     pub fn executors(&self) -> Vec<(ExecutorSpec, Resources, usize)> {
-        self.places.iter().map(|place| (place.spec.clone(), place.held, place.attempts)).collect()
+        self.places
+            .iter()
+            .map(|place| (place.spec.clone(), place.held, place.attempts))
+            .collect()
     }
 
     /// Open runs.
@@ -611,7 +739,9 @@ impl Core {
 
     /// Applies an event and keeps it for the entry that is being made.
     fn record(&mut self, run: &RunId, event: Event) {
-        let Some(live) = self.runs.get_mut(run) else { return };
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
         let at = self.at.unwrap_or(live.state.updated_at);
         match live.state.apply_event(&event, at) {
             Ok(()) => {
@@ -651,12 +781,17 @@ impl Core {
         // Every round answers a command with an event, and steps only move on; the bound is a guard
         // against a mistake in the program.
         for _ in 0..10_000 {
-            let Some(live) = self.runs.get_mut(run) else { return };
+            let Some(live) = self.runs.get_mut(run) else {
+                return;
+            };
             let commands = decide(&live.state);
             let mut events = Vec::new();
             for command in commands {
                 if let Some(event) = self.answer(run, &command, now) {
-                    let regroups = matches!(event, Event::Rewound { .. } | Event::RunPaused { .. } | Event::RunFinished { .. });
+                    let regroups = matches!(
+                        event,
+                        Event::Rewound { .. } | Event::RunPaused { .. } | Event::RunFinished { .. }
+                    );
                     events.push(event);
                     if regroups {
                         break;
@@ -681,7 +816,10 @@ impl Core {
             Command::Start(ix) => {
                 let stage = live.state.graph.step(*ix).stage.as_ref()?.name.clone();
                 let since = live.state.step(*ix).since;
-                self.ready.entry(stage).or_default().insert((since, run.clone(), *ix));
+                self.ready
+                    .entry(stage)
+                    .or_default()
+                    .insert((since, run.clone(), *ix));
                 None
             }
             Command::Run(_) => None,
@@ -698,14 +836,24 @@ impl Core {
                     WaitSpec::For(ms) => Wake::At(now.wall_ms.saturating_add(*ms)),
                     WaitSpec::Signal(signal) => Wake::Signal(signal.clone()),
                 };
-                Some(Event::StepWaiting { step: name(ix), wake, reason: WaitReason::Declared, attempt: None })
+                Some(Event::StepWaiting {
+                    step: name(ix),
+                    wake,
+                    reason: WaitReason::Declared,
+                    attempt: None,
+                })
             }
             Command::Backoff(ix, failures) => {
                 let retry = &live.state.graph.step(*ix).retry;
                 let backoff = u64::try_from(retry.backoff(*failures).as_millis()).unwrap_or(u64::MAX);
                 let jitter = jitter(run, *ix, *failures, backoff);
                 let wake = Wake::At(now.wall_ms.saturating_add(backoff).saturating_add(jitter));
-                Some(Event::StepWaiting { step: name(ix), wake, reason: WaitReason::Backoff, attempt: None })
+                Some(Event::StepWaiting {
+                    step: name(ix),
+                    wake,
+                    reason: WaitReason::Backoff,
+                    attempt: None,
+                })
             }
             Command::Arm(ix, wake) => {
                 if let Wake::At(at) = wake {
@@ -723,27 +871,43 @@ impl Core {
             Command::Pass(ix) => Some(Event::StepPassed { step: name(ix) }),
             Command::Rewind(at) => {
                 let edge = live.state.graph.data().rewinds.get(*at)?;
-                let event = Event::Rewound { on: edge.on.clone(), from: name(&edge.from), to: name(&edge.to) };
+                let event = Event::Rewound {
+                    on: edge.on.clone(),
+                    from: name(&edge.from),
+                    to: name(&edge.to),
+                };
                 let again = live.state.graph.with_descendants(edge.to);
                 for ix in again {
-                    if let (Some(key), Some(current)) = (live.state.current_key(ix), &live.state.step(ix).current) {
-                        live.effects.push(Effect::Stop { executor: current.executor.clone(), key });
+                    if let (Some(key), Some(current)) =
+                        (live.state.current_key(ix), &live.state.step(ix).current)
+                    {
+                        live.effects.push(Effect::Stop {
+                            executor: current.executor.clone(),
+                            key,
+                        });
                     }
                 }
                 Some(event)
             }
-            Command::Pause(reason) => Some(Event::RunPaused { reason: reason.clone() }),
+            Command::Pause(reason) => Some(Event::RunPaused {
+                reason: reason.clone(),
+            }),
             Command::Finish(end) => Some(Event::RunFinished { end: *end }),
         }
     }
 
     /// What an attempt of a step would hold.
     fn costs(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Resources {
-        let Some(stage) = self.registry.stage(stage) else { return Resources::default() };
-        let at_hand = state.input(ix).into_iter().filter_map(|(name, value)| match value {
-            InputValue::Value(value) => Some((name, value)),
-            InputValue::Payload { .. } => None,
-        });
+        let Some(stage) = self.registry.stage(stage) else {
+            return Resources::default();
+        };
+        let at_hand = state
+            .input(ix)
+            .into_iter()
+            .filter_map(|(name, value)| match value {
+                InputValue::Value(value) => Some((name, value)),
+                InputValue::Payload { .. } => None,
+            });
         stage.costs(&Value::Object(at_hand.collect()))
     }
 
@@ -752,8 +916,11 @@ impl Core {
         let mut full: BTreeSet<StageName> = BTreeSet::new();
         loop {
             let heads = self.ready.iter().filter(|(stage, _)| !full.contains(*stage));
-            let heads = heads.filter_map(|(stage, queue)| queue.first().map(|head| (head.clone(), stage.clone())));
-            let Some(((since, run, ix), stage)) = heads.min() else { return };
+            let heads =
+                heads.filter_map(|(stage, queue)| queue.first().map(|head| (head.clone(), stage.clone())));
+            let Some(((since, run, ix), stage)) = heads.min() else {
+                return;
+            };
             let head = (since, run.clone(), ix);
             let startable = self.runs.get(&run).filter(|live| {
                 live.state.step(ix).status == StepStatus::Ready
@@ -769,7 +936,9 @@ impl Core {
                 place.spec.accepts(&stage)
                     && place.attempts < place.spec.slots
                     && place.suspended_until <= now.mono_ms
-                    && need.clamped(place.spec.capacity).fits(place.spec.capacity, place.held)
+                    && need
+                        .clamped(place.spec.capacity)
+                        .fits(place.spec.capacity, place.held)
             });
             match place {
                 Some(place) => {
@@ -797,7 +966,9 @@ impl Core {
         let spec = &self.places[place].spec;
         let held = need.clamped(spec.capacity);
         let executor = spec.name.clone();
-        let Some(live) = self.runs.get_mut(run) else { return };
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
         let state = &live.state;
         let attempt = state.step(ix).attempts + 1;
         let key = state.attempt_key(ix, attempt);
@@ -813,14 +984,26 @@ impl Core {
         };
         live.effects.push(Effect::Dispatch(Box::new(dispatch)));
         if let Some(ms) = timeout.run_ms {
-            self.limits.insert((now.mono_ms.saturating_add(ms), key.clone()), "ran_too_long");
+            self.limits
+                .insert((now.mono_ms.saturating_add(ms), key.clone()), "ran_too_long");
         }
         if let Some(ms) = timeout.silence_ms {
-            self.limits.insert((now.mono_ms.saturating_add(ms), key.clone()), "silent_too_long");
+            self.limits
+                .insert((now.mono_ms.saturating_add(ms), key.clone()), "silent_too_long");
         }
         self.occupy(&executor, held);
         let (step, visit) = (key.step, key.visit);
-        self.record(run, Event::AttemptStarted { step, visit, attempt, token, executor, held });
+        self.record(
+            run,
+            Event::AttemptStarted {
+                step,
+                visit,
+                attempt,
+                token,
+                executor,
+                held,
+            },
+        );
     }
 
     /// Ends the entry that a run's changes make.
@@ -829,16 +1012,36 @@ impl Core {
         let effects = std::mem::take(&mut live.effects);
         let events = std::mem::take(&mut live.events);
         if events.is_empty() {
-            return if effects.is_empty() { None } else { Some(Transition { append: None, effects }) };
+            return if effects.is_empty() {
+                None
+            } else {
+                Some(Transition {
+                    append: None,
+                    effects,
+                })
+            };
         }
         let touched = live.state.take_touched();
         live.state.seal(at);
         let state = &live.state;
-        let entry = Entry { seq: state.seq, at, events };
+        let entry = Entry {
+            seq: state.seq,
+            at,
+            events,
+        };
         let steps = touched.into_iter().map(|ix| step_row(state, ix)).collect();
         let artifacts = accepted_artifacts(state, &entry);
-        let graph = live.graph_source.take().map(|stored| (state.graph.hash().clone(), stored));
-        let append = Append { entry, row: run_row(state), steps, artifacts, graph };
+        let graph = live
+            .graph_source
+            .take()
+            .map(|stored| (state.graph.hash().clone(), stored));
+        let append = Append {
+            entry,
+            row: run_row(state),
+            steps,
+            artifacts,
+            graph,
+        };
         if state.status.is_final() {
             let subject = state.subject.clone();
             if let Some(holders) = self.claims.get_mut(&subject) {
@@ -852,25 +1055,37 @@ impl Core {
                 self.timers.remove(&(at, run.clone(), ix));
             }
         }
-        Some(Transition { append: Some(append), effects })
+        Some(Transition {
+            append: Some(append),
+            effects,
+        })
     }
 }
 
 /// The artifacts that an entry makes current: those of the successes in it, and after a rewind those
 /// that the run still stands by.
 pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
-    let accepted = entry.events.iter().any(|event| {
-        matches!(event, Event::AttemptSucceeded { .. } | Event::Rewound { .. })
-    });
+    let accepted = entry
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::AttemptSucceeded { .. } | Event::Rewound { .. }));
     if !accepted {
         return Vec::new();
     }
-    let row = |(kind, artifact)| ArtifactRow { subject: state.subject.clone(), kind, artifact, run: state.id.clone() };
+    let row = |(kind, artifact)| ArtifactRow {
+        subject: state.subject.clone(),
+        kind,
+        artifact,
+        run: state.id.clone(),
+    };
     state.artifacts().into_iter().map(row).collect()
 }
 
 fn seconds_since(started_at: u64, now: Now) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of an attempt are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds of an attempt are far below 2^52"
+    )]
     let ms = now.wall_ms.saturating_sub(started_at) as f64;
     ms / 1000.0
 }
@@ -895,7 +1110,10 @@ fn retries(state: &RunState, only: Option<&StepName>, by: &By, only_failed: bool
         let backing_off = matches!(step.wake, Some((_, WaitReason::Backoff)));
         let eligible = step.status == StepStatus::Failed || (backing_off && !only_failed);
         if eligible && only.is_none_or(|only| only == name) {
-            events.push(Event::StepRetried { step: name.clone(), by: by.clone() });
+            events.push(Event::StepRetried {
+                step: name.clone(),
+                by: by.clone(),
+            });
         }
     }
     events
@@ -907,11 +1125,28 @@ fn check_params(registry: &StageRegistry, graph: &Graph, given: &Value) -> Resul
     let given = match given {
         Value::Object(given) => given,
         Value::Null => &empty,
-        _ => return Err(Refused::Params("parameters are an object of names and values".to_owned())),
+        _ => {
+            return Err(Refused::Params(
+                "parameters are an object of names and values".to_owned(),
+            ));
+        }
     };
-    let known = || data.params.iter().map(|param| param.name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(unknown) = given.keys().find(|name| data.params.iter().all(|param| param.name != **name)) {
-        let message = format!("workflow `{}` has no parameter `{unknown}`; it has: {}", data.name, known());
+    let known = || {
+        data.params
+            .iter()
+            .map(|param| param.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if let Some(unknown) = given
+        .keys()
+        .find(|name| data.params.iter().all(|param| param.name != **name))
+    {
+        let message = format!(
+            "workflow `{}` has no parameter `{unknown}`; it has: {}",
+            data.name,
+            known()
+        );
         return Err(Refused::Params(message));
     }
     let mut checked = serde_json::Map::new();
@@ -929,7 +1164,9 @@ fn check_params(registry: &StageRegistry, graph: &Graph, given: &Value) -> Resul
             Some(Ok(value)) => {
                 checked.insert(param.name.clone(), value);
             }
-            Some(Err(why)) => problems.push(format!("parameter `{}` is not a {}: {why}", param.name, param.ty)),
+            Some(Err(why)) => {
+                problems.push(format!("parameter `{}` is not a {}: {why}", param.name, param.ty))
+            }
             None => problems.push(format!("there is no type `{}` any more", param.ty)),
         }
     }
@@ -947,10 +1184,16 @@ fn check_params(registry: &StageRegistry, graph: &Graph, given: &Value) -> Resul
 fn check_artifacts(graph: &Graph, subject: &Subject, owned: &BTreeMap<String, Value>) -> Result<(), Refused> {
     for (_, step) in graph.steps() {
         for source in step.inputs.values() {
-            if let Source::Subject { kind, optional: false } = source
+            if let Source::Subject {
+                kind,
+                optional: false,
+            } = source
                 && !owned.contains_key(kind)
             {
-                let message = format!("{subject} has no `{kind}` file, which step `{}` reads; was it sealed here?", step.name);
+                let message = format!(
+                    "{subject} has no `{kind}` file, which step `{}` reads; was it sealed here?",
+                    step.name
+                );
                 return Err(Refused::Params(message));
             }
         }

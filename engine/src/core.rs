@@ -16,8 +16,8 @@ use crate::failure::{Failure, FailureClass};
 use crate::id::{AttemptKey, RunId, StageName, StepName, Subject, Token};
 use crate::journal::{Append, ArtifactRow, StoredGraph};
 use crate::resource::Resources;
-use crate::rows::{run_row, step_row};
-use crate::run::{InputValue, RunState, StepStatus};
+use crate::rows::{RunRow, run_row, step_row};
+use crate::run::{Current, Discarding, InputValue, RunState, RunStatus, StepStatus};
 use crate::stage::{Claim, Outcome, Progress, StageRegistry, Wake};
 use crate::workflow::{Graph, Source, StepIx, WaitSpec};
 
@@ -150,12 +150,49 @@ struct Live {
     armed: BTreeMap<StepIx, u64>,
     /// Attempts that were asked to stop.
     stopping: BTreeSet<AttemptKey>,
-    /// How far running attempts are, and when that was reported (monotonic).
+    /// How far running attempts are.
     progress: BTreeMap<StepIx, Progress>,
+    /// When running attempts are given up (monotonic), as far as the core's queue has them.
+    limits: BTreeMap<StepIx, Vec<(u64, Limit)>>,
     /// Events of the entry that is being made.
     events: Vec<Event>,
     effects: Vec<Effect>,
     graph_source: Option<Arc<StoredGraph>>,
+}
+
+/// What makes the core give up an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Limit {
+    /// It runs for too long.
+    Run,
+    /// It reported no progress for too long.
+    Silence,
+}
+
+impl Limit {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Run => "ran_too_long",
+            Self::Silence => "silent_too_long",
+        }
+    }
+}
+
+/// How an attempt ended.
+enum End {
+    Done(Output),
+    Parked(Wake),
+    Failed(Failure),
+    Lost(String),
+}
+
+/// An attempt of a run that was set aside: nobody wants its result, but until it ends it holds what it
+/// holds.
+#[derive(Debug)]
+struct Orphan {
+    token: Token,
+    executor: String,
+    held: Resources,
 }
 
 #[derive(Debug)]
@@ -183,7 +220,10 @@ pub struct Core {
     /// Wakes by wall clock.
     timers: BTreeSet<(u64, RunId, StepIx)>,
     /// Attempt limits by monotonic clock.
-    limits: BTreeMap<(u64, AttemptKey), &'static str>,
+    limits: BTreeSet<(u64, AttemptKey, Limit)>,
+    orphans: BTreeMap<AttemptKey, Orphan>,
+    /// Effects that belong to no open run.
+    stray: Vec<Effect>,
     seed: [u8; 32],
     drawn: u64,
     dirty: BTreeSet<RunId>,
@@ -212,7 +252,9 @@ impl Core {
             claims: HashMap::new(),
             ready: BTreeMap::new(),
             timers: BTreeSet::new(),
-            limits: BTreeMap::new(),
+            limits: BTreeSet::new(),
+            orphans: BTreeMap::new(),
+            stray: Vec::new(),
             seed,
             drawn: 0,
             dirty: BTreeSet::new(),
@@ -232,11 +274,16 @@ impl Core {
     }
 
     /// Takes up a run from its journal: the only way runs are taken up, after a start or a restart.
-    pub fn restore(&mut self, state: RunState) {
+    /// Attempts that may still run get their full time limits again, because the clock that judged
+    /// them is gone.
+    pub fn restore(&mut self, state: RunState, now: Now) {
+        let run = state.id.clone();
         let mut effects = Vec::new();
+        let mut running = Vec::new();
         for (ix, step) in state.steps() {
             if let (Some(current), Some(key)) = (&step.current, state.current_key(ix)) {
                 self.occupy(&current.executor, current.held);
+                running.push((ix, key.clone()));
                 let (executor, token) = (current.executor.clone(), current.token.clone());
                 effects.push(Effect::Attach { executor, key, token });
             }
@@ -244,15 +291,66 @@ impl Core {
         for gone in state.discarding.values() {
             self.occupy(&gone.executor, gone.held);
             let (executor, key, token) = (gone.executor.clone(), gone.key.clone(), gone.token.clone());
-            effects.push(Effect::Attach { executor, key, token });
+            effects.push(Effect::Attach {
+                executor: executor.clone(),
+                key: key.clone(),
+                token,
+            });
+            // Whether it was asked to stop before the restart is not known.
+            effects.push(Effect::Stop { executor, key });
         }
         self.admit_run(state, effects, None);
+        for (ix, key) in running {
+            self.limit(&run, ix, &key, now);
+        }
     }
 
-    /// Leaves a run aside that cannot be understood.
-    pub fn set_aside(&mut self, run: RunId, why: String) {
-        tracing::error!(%run, why, "run set aside");
-        self.damaged.insert(run, why);
+    /// Leaves a run aside that cannot be understood. Its subject stays claimed: nobody knows what was
+    /// being done to it.
+    pub fn set_aside(&mut self, row: &RunRow, why: String) {
+        self.claim(&row.subject, &row.run, row.claim, row.status.is_final());
+        if let Some(key) = &row.key {
+            self.keys.insert(key.clone(), row.run.clone());
+        }
+        tracing::error!(run = %row.run, why, "run set aside");
+        self.damaged.insert(row.run.clone(), why);
+    }
+
+    fn claim(&mut self, subject: &Subject, run: &RunId, claim: Claim, is_final: bool) {
+        if claim != Claim::None && !is_final {
+            self.claims
+                .entry(subject.clone())
+                .or_default()
+                .insert(run.clone(), claim);
+        }
+    }
+
+    /// Starts the time limits of an attempt.
+    fn limit(&mut self, run: &RunId, ix: StepIx, key: &AttemptKey, now: Now) {
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
+        let timeout = &live.state.graph.step(ix).timeout;
+        let limits = [(timeout.run_ms, Limit::Run), (timeout.silence_ms, Limit::Silence)];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(ms, limit)| Some((now.mono_ms.saturating_add(ms?), limit)));
+        let limits: Vec<(u64, Limit)> = limits.collect();
+        self.limits
+            .extend(limits.iter().map(|(due, limit)| (*due, key.clone(), *limit)));
+        if !limits.is_empty() {
+            live.limits.insert(ix, limits);
+        }
+    }
+
+    /// Ends the time limits of a step's attempt.
+    fn unlimit(&mut self, ix: StepIx, key: &AttemptKey) {
+        let Some(live) = self.runs.get_mut(&key.run) else {
+            return;
+        };
+        for (due, limit) in live.limits.remove(&ix).unwrap_or_default() {
+            self.limits.remove(&(due, key.clone(), limit));
+        }
     }
 
     fn admit_run(&mut self, state: RunState, effects: Vec<Effect>, graph_source: Option<Arc<StoredGraph>>) {
@@ -260,18 +358,18 @@ impl Core {
         if let Some(key) = &state.key {
             self.keys.insert(key.clone(), run.clone());
         }
-        let claim = state.graph.data().claim;
-        if claim != Claim::None && !state.status.is_final() {
-            self.claims
-                .entry(state.subject.clone())
-                .or_default()
-                .insert(run.clone(), claim);
-        }
+        self.claim(
+            &state.subject,
+            &run,
+            state.graph.data().claim,
+            state.status.is_final(),
+        );
         let live = Live {
             state,
             armed: BTreeMap::new(),
             stopping: BTreeSet::new(),
             progress: BTreeMap::new(),
+            limits: BTreeMap::new(),
             events: Vec::new(),
             effects,
             graph_source,
@@ -376,23 +474,22 @@ impl Core {
             )))
         };
         let mut events = Vec::new();
-        use crate::run::RunStatus as S;
         match verb {
-            Verb::Pause if status == S::Running => {
+            Verb::Pause if status == RunStatus::Running => {
                 events.push(Event::RunPaused {
                     reason: PauseReason::Operator(by),
                 });
             }
             Verb::Pause => return wrong("only a running run can be paused"),
-            Verb::Resume if status == S::Paused => {
+            Verb::Resume if status == RunStatus::Paused => {
                 events.extend(retries(state, None, &by, true));
                 events.push(Event::RunResumed { by });
             }
             Verb::Resume => return wrong("only a paused run can be resumed"),
-            Verb::Cancel if status == S::Cancelling => return Ok(()),
+            Verb::Cancel if status == RunStatus::Cancelling => return Ok(()),
             Verb::Cancel => events.push(Event::CancelRequested { by }),
             Verb::Retry(step) => {
-                if status == S::Cancelling {
+                if status == RunStatus::Cancelling {
                     return wrong("it is being cancelled");
                 }
                 if let Some(step) = &step
@@ -404,7 +501,7 @@ impl Core {
                 if events.is_empty() {
                     return wrong("no step has failed or waits for its next attempt");
                 }
-                if status == S::Paused {
+                if status == RunStatus::Paused {
                     events.push(Event::RunResumed { by });
                 }
             }
@@ -413,69 +510,118 @@ impl Core {
         for event in events {
             self.record(run, event);
         }
-        Ok(())
+        match self.damaged.get(run) {
+            Some(why) => Err(Refused::Damaged {
+                run: run.clone(),
+                why: why.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Takes a report of an executor.
     pub fn report(&mut self, report: Report, now: Now) {
-        self.at.get_or_insert(now.wall_ms);
         let Report { key, token, news } = report;
+        match news {
+            News::Progress(progress) => self.advanced(&key, &token, progress, now),
+            News::Ended(Ok(Outcome::Done(value))) => {
+                self.ended(&key, &token, End::Done(Output::Inline(value)), now);
+            }
+            News::Ended(Ok(Outcome::Park(wake))) => self.ended(&key, &token, End::Parked(wake), now),
+            News::Ended(Err(failure)) => self.ended(&key, &token, End::Failed(failure), now),
+            News::Lost(why) => self.ended(&key, &token, End::Lost(why), now),
+        }
+    }
+
+    /// Takes the report of an attempt whose output is in a payload file.
+    pub fn report_payload(&mut self, key: &AttemptKey, token: &Token, output: Output, now: Now) {
+        self.ended(key, token, End::Done(output), now);
+    }
+
+    /// The step whose current attempt this is.
+    fn current(&self, key: &AttemptKey, token: &Token) -> Option<(StepIx, &Current)> {
+        let state = &self.runs.get(&key.run)?.state;
+        let ix = state.graph.find(&key.step)?;
+        let current = state.step(ix).current.as_ref()?;
+        let is_current = current.attempt == key.attempt && current.token == *token;
+        is_current.then_some((ix, current))
+    }
+
+    /// Whether an attempt that was granted is still to be run. What is on its way to an executor may
+    /// have been superseded, or its run cancelled.
+    pub fn wants(&self, key: &AttemptKey, token: &Token) -> bool {
+        let stops = self
+            .runs
+            .get(&key.run)
+            .is_none_or(|live| live.stopping.contains(key));
+        !stops && self.current(key, token).is_some()
+    }
+
+    fn advanced(&mut self, key: &AttemptKey, token: &Token, progress: Progress, now: Now) {
+        let Some((ix, _)) = self.current(key, token) else {
+            return;
+        };
         let Some(live) = self.runs.get_mut(&key.run) else {
             return;
         };
-        if let Some(gone) = live.state.discarding.get(&(key.step.clone(), key.attempt)) {
-            if gone.token == token && !matches!(news, News::Progress(_)) {
+        live.progress.insert(ix, progress);
+        let silence = live.state.graph.step(ix).timeout.silence_ms;
+        let limit = live
+            .limits
+            .get_mut(&ix)
+            .and_then(|all| all.iter_mut().find(|(_, limit)| *limit == Limit::Silence));
+        if let (Some(silence), Some((due, limit))) = (silence, limit) {
+            self.limits.remove(&(*due, key.clone(), *limit));
+            *due = now.mono_ms.saturating_add(silence);
+            self.limits.insert((*due, key.clone(), *limit));
+        }
+    }
+
+    fn ended(&mut self, key: &AttemptKey, token: &Token, end: End, now: Now) {
+        self.at.get_or_insert(now.wall_ms);
+        if self.orphans.get(key).is_some_and(|orphan| orphan.token == *token) {
+            if let Some(orphan) = self.orphans.remove(key) {
+                self.vacate(&orphan.executor, orphan.held);
+            }
+            return;
+        }
+        let (step, attempt) = (key.step.clone(), key.attempt);
+        let discarding = self.runs.get(&key.run).map(|live| &live.state.discarding);
+        if let Some(gone) = discarding.and_then(|all| all.get(&(step.clone(), attempt))) {
+            if gone.token == *token {
                 let (executor, held) = (gone.executor.clone(), gone.held);
                 self.vacate(&executor, held);
-                let event = Event::AttemptReleased {
-                    step: key.step.clone(),
-                    attempt: key.attempt,
-                };
-                self.record(&key.run, event);
+                self.record(&key.run, Event::AttemptReleased { step, attempt });
             }
             return;
         }
-        let Some(ix) = live.state.graph.find(&key.step) else {
-            return;
-        };
-        let step = live.state.step(ix);
-        let Some(current) = step.current.clone() else {
-            return;
-        };
-        if current.attempt != key.attempt || current.token != token {
+        let Some((ix, current)) = self.current(key, token) else {
             tracing::debug!(%key, "report of a superseded attempt");
             return;
-        }
+        };
+        let current = current.clone();
         let seconds = seconds_since(current.started_at, now);
-        if let News::Progress(progress) = news {
-            live.progress.insert(ix, progress);
-            let silence = live.state.graph.step(ix).timeout.silence_ms;
-            if let Some(silence) = silence {
-                self.limits
-                    .retain(|(_, other), what| *what != "silent_too_long" || *other != key);
-                self.limits
-                    .insert((now.mono_ms + silence, key), "silent_too_long");
-            }
+        self.unlimit(ix, key);
+        let Some(live) = self.runs.get_mut(&key.run) else {
             return;
-        }
+        };
         live.progress.remove(&ix);
-        live.stopping.remove(&key);
-        let cancelling = live.state.status == crate::run::RunStatus::Cancelling;
-        let (step, attempt) = (key.step.clone(), key.attempt);
-        let event = match news {
-            News::Ended(Ok(Outcome::Done(value))) => Event::AttemptSucceeded {
+        live.stopping.remove(key);
+        let cancelling = live.state.status == RunStatus::Cancelling;
+        let event = match end {
+            End::Done(output) => Event::AttemptSucceeded {
                 step,
                 attempt,
-                output: Output::Inline(value),
+                output,
                 seconds,
             },
-            News::Ended(Ok(Outcome::Park(wake))) => Event::StepWaiting {
+            End::Parked(wake) => Event::StepWaiting {
                 step,
                 wake,
                 reason: WaitReason::Parked,
                 attempt: Some(attempt),
             },
-            News::Ended(Err(failure)) => {
+            End::Failed(failure) => {
                 if failure.class == FailureClass::Critical {
                     self.suspend(&current.executor, now);
                 }
@@ -489,33 +635,10 @@ impl Core {
                     still_running: false,
                 }
             }
-            News::Lost(why) => Event::AttemptLost { step, attempt, why },
-            News::Progress(_) => return,
+            End::Lost(why) => Event::AttemptLost { step, attempt, why },
         };
         self.vacate(&current.executor, current.held);
-        self.limits.retain(|(_, other), _| *other != key);
         self.record(&key.run, event);
-    }
-
-    /// Takes the report of an attempt whose output is in a payload file.
-    pub fn report_payload(&mut self, key: &AttemptKey, token: &Token, output: Output, now: Now) {
-        let value = Value::Null;
-        let news = News::Ended(Ok(Outcome::Done(value)));
-        let before = self.runs.get(&key.run).map(|live| live.events.len());
-        self.report(
-            Report {
-                key: key.clone(),
-                token: token.clone(),
-                news,
-            },
-            now,
-        );
-        if let Some(live) = self.runs.get_mut(&key.run)
-            && before.is_some_and(|before| live.events.len() > before)
-            && let Some(Event::AttemptSucceeded { output: recorded, .. }) = live.events.last_mut()
-        {
-            *recorded = output;
-        }
     }
 
     /// Wakes what is due and gives up what took too long.
@@ -536,29 +659,21 @@ impl Core {
                 self.record(&run, Event::StepWoken { step });
             }
         }
-        while let Some(((due, key), what)) = self
-            .limits
-            .first_key_value()
-            .map(|(at, what)| (at.clone(), *what))
-        {
+        while let Some((due, key, limit)) = self.limits.first().cloned() {
             if due > now.mono_ms {
                 break;
             }
             self.limits.pop_first();
-            self.give_up(&key, what, now);
+            self.give_up(&key, limit, now);
         }
-        if self
-            .places
-            .iter()
-            .any(|place| place.suspended_until > 0 && place.suspended_until <= now.mono_ms)
-        {
-            for place in &mut self.places {
+        for place in &mut self.places {
+            if place.suspended_until <= now.mono_ms {
                 place.suspended_until = 0;
             }
         }
     }
 
-    fn give_up(&mut self, key: &AttemptKey, code: &'static str, now: Now) {
+    fn give_up(&mut self, key: &AttemptKey, limit: Limit, now: Now) {
         let Some(live) = self.runs.get_mut(&key.run) else {
             return;
         };
@@ -581,8 +696,8 @@ impl Core {
             key: key.clone(),
         });
         live.progress.remove(&ix);
-        self.limits.retain(|(_, other), _| other != key);
-        let failure = Failure::transient(code, message);
+        self.unlimit(ix, key);
+        let failure = Failure::transient(limit.code(), message);
         let (step, attempt) = (key.step.clone(), key.attempt);
         self.record(
             &key.run,
@@ -599,7 +714,7 @@ impl Core {
 
     /// The wall-clock and monotonic times at which [`Core::tick`] has something to do.
     pub fn next_due(&self) -> (Option<u64>, Option<u64>) {
-        let limit = self.limits.first_key_value().map(|((due, _), _)| *due);
+        let limit = self.limits.first().map(|(due, ..)| *due);
         let suspension = self
             .places
             .iter()
@@ -635,8 +750,10 @@ impl Core {
             if live.state.step(ix).status != StepStatus::Ready {
                 continue;
             }
-            let reason = if live.state.status == crate::run::RunStatus::Paused {
+            let reason = if live.state.status == RunStatus::Paused {
                 "the run is paused".to_owned()
+            } else if live.state.status == RunStatus::Cancelling {
+                "the run is being cancelled".to_owned()
             } else if let Some(gone) = live.state.discarding.values().next() {
                 format!(
                     "attempt {} was given up but cannot be interrupted; its end is awaited",
@@ -752,10 +869,63 @@ impl Core {
         }
     }
 
+    /// Sets a run aside that contradicts itself while it is open. What was recorded since its last
+    /// entry is forgotten; its attempts are stopped, and hold what they hold until they end.
     fn damaged_now(&mut self, run: &RunId, why: String) {
-        self.runs.remove(run);
         self.dirty.remove(run);
-        self.set_aside(run.clone(), why);
+        let Some(live) = self.runs.remove(run) else { return };
+        for (ix, at) in &live.armed {
+            self.timers.remove(&(*at, run.clone(), *ix));
+        }
+        let unsent: BTreeSet<&AttemptKey> = live.effects.iter().filter_map(dispatched).collect();
+        let state = &live.state;
+        let current = state.steps().filter_map(|(ix, step)| {
+            let current = step.current.as_ref()?;
+            let Current {
+                token,
+                executor,
+                held,
+                ..
+            } = current.clone();
+            Some((
+                state.current_key(ix)?,
+                Orphan {
+                    token,
+                    executor,
+                    held,
+                },
+            ))
+        });
+        let gone = state.discarding.values().cloned();
+        let gone = gone.map(
+            |Discarding {
+                 key,
+                 token,
+                 executor,
+                 held,
+             }| {
+                (
+                    key,
+                    Orphan {
+                        token,
+                        executor,
+                        held,
+                    },
+                )
+            },
+        );
+        for (key, orphan) in current.chain(gone) {
+            if unsent.contains(&key) {
+                self.vacate(&orphan.executor, orphan.held);
+            } else {
+                self.stray.push(Effect::Stop {
+                    executor: orphan.executor.clone(),
+                    key: key.clone(),
+                });
+                self.orphans.insert(key, orphan);
+            }
+        }
+        self.set_aside(&run_row(state), why);
     }
 
     /// Decides about everything that changed since the last call, admits what can start, and gives
@@ -772,6 +942,12 @@ impl Core {
             if let Some(transition) = self.seal(&run, at) {
                 transitions.push(transition);
             }
+        }
+        if !self.stray.is_empty() {
+            transitions.push(Transition {
+                append: None,
+                effects: std::mem::take(&mut self.stray),
+            });
         }
         self.at = None;
         transitions
@@ -876,16 +1052,21 @@ impl Core {
                     from: name(&edge.from),
                     to: name(&edge.to),
                 };
-                let again = live.state.graph.with_descendants(edge.to);
-                for ix in again {
+                let mut running = Vec::new();
+                for ix in live.state.graph.with_descendants(edge.to) {
                     if let (Some(key), Some(current)) =
                         (live.state.current_key(ix), &live.state.step(ix).current)
                     {
                         live.effects.push(Effect::Stop {
                             executor: current.executor.clone(),
-                            key,
+                            key: key.clone(),
                         });
+                        live.progress.remove(&ix);
+                        running.push((ix, key));
                     }
+                }
+                for (ix, key) in running {
+                    self.unlimit(ix, &key);
                 }
                 Some(event)
             }
@@ -911,7 +1092,9 @@ impl Core {
         stage.costs(&Value::Object(at_hand.collect()))
     }
 
-    /// Starts ready steps, the longest waiting first, as far as executors have room.
+    /// Starts ready steps, the longest waiting first, as far as executors have room. A step that waits
+    /// for room makes later ones of its stage wait too, so that they cannot starve it; one that no
+    /// executor could ever hold makes nobody wait.
     fn admit(&mut self, now: Now) {
         let mut full: BTreeSet<StageName> = BTreeSet::new();
         loop {
@@ -924,7 +1107,7 @@ impl Core {
             let head = (since, run.clone(), ix);
             let startable = self.runs.get(&run).filter(|live| {
                 live.state.step(ix).status == StepStatus::Ready
-                    && live.state.status == crate::run::RunStatus::Running
+                    && live.state.status == RunStatus::Running
                     && live.state.discarding.is_empty()
             });
             let Some(live) = startable else {
@@ -932,8 +1115,19 @@ impl Core {
                 continue;
             };
             let need = self.costs(&live.state, ix, &stage);
-            let place = self.places.iter().position(|place| {
+            let nothing = Resources::default();
+            let able = |place: &Place| {
+                let capacity = place.spec.capacity;
                 place.spec.accepts(&stage)
+                    && place.spec.slots > 0
+                    && need.clamped(capacity).fits(capacity, nothing)
+            };
+            if !self.places.iter().any(able) {
+                self.forget_ready(&stage, &head);
+                continue;
+            }
+            let place = self.places.iter().position(|place| {
+                able(place)
                     && place.attempts < place.spec.slots
                     && place.suspended_until <= now.mono_ms
                     && need
@@ -966,13 +1160,10 @@ impl Core {
         let spec = &self.places[place].spec;
         let held = need.clamped(spec.capacity);
         let executor = spec.name.clone();
-        let Some(live) = self.runs.get_mut(run) else {
-            return;
-        };
+        let Some(live) = self.runs.get(run) else { return };
         let state = &live.state;
         let attempt = state.step(ix).attempts + 1;
         let key = state.attempt_key(ix, attempt);
-        let timeout = state.graph.step(ix).timeout.clone();
         let dispatch = Dispatch {
             executor: executor.clone(),
             key: key.clone(),
@@ -982,28 +1173,22 @@ impl Core {
             input: state.input(ix),
             held,
         };
+        let (step, visit) = (key.step.clone(), key.visit);
+        let started = Event::AttemptStarted {
+            step,
+            visit,
+            attempt,
+            token,
+            executor: executor.clone(),
+            held,
+        };
+        self.record(run, started);
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
         live.effects.push(Effect::Dispatch(Box::new(dispatch)));
-        if let Some(ms) = timeout.run_ms {
-            self.limits
-                .insert((now.mono_ms.saturating_add(ms), key.clone()), "ran_too_long");
-        }
-        if let Some(ms) = timeout.silence_ms {
-            self.limits
-                .insert((now.mono_ms.saturating_add(ms), key.clone()), "silent_too_long");
-        }
         self.occupy(&executor, held);
-        let (step, visit) = (key.step, key.visit);
-        self.record(
-            run,
-            Event::AttemptStarted {
-                step,
-                visit,
-                attempt,
-                token,
-                executor,
-                held,
-            },
-        );
+        self.limit(run, ix, &key, now);
     }
 
     /// Ends the entry that a run's changes make.
@@ -1079,6 +1264,14 @@ pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
         run: state.id.clone(),
     };
     state.artifacts().into_iter().map(row).collect()
+}
+
+/// The attempt that an effect hands out.
+fn dispatched(effect: &Effect) -> Option<&AttemptKey> {
+    match effect {
+        Effect::Dispatch(dispatch) => Some(&dispatch.key),
+        Effect::Stop { .. } | Effect::Attach { .. } => None,
+    }
 }
 
 fn seconds_since(started_at: u64, now: Now) -> f64 {
@@ -1204,8 +1397,8 @@ fn check_artifacts(graph: &Graph, subject: &Subject, owned: &BTreeMap<String, Va
 /// How a run ended, for callers that wait for it.
 pub fn end_of(state: &RunState) -> Option<RunEnd> {
     match state.status {
-        crate::run::RunStatus::Succeeded => Some(RunEnd::Succeeded),
-        crate::run::RunStatus::Cancelled => Some(RunEnd::Cancelled),
+        RunStatus::Succeeded => Some(RunEnd::Succeeded),
+        RunStatus::Cancelled => Some(RunEnd::Cancelled),
         _ => None,
     }
 }

@@ -72,6 +72,11 @@ enum Internal {
         token: Token,
         output: Output,
     },
+    /// The input of an attempt is complete.
+    Fetched {
+        executor: String,
+        job: Box<Job>,
+    },
     Report(Report),
 }
 
@@ -206,8 +211,8 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
     let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
     for row in parts.journal.open_runs().await? {
         match replay(&*parts.journal, &row.run, &row.graph, &mut graphs).await? {
-            Ok(state) => core.restore(state),
-            Err(why) => core.set_aside(row.run, why),
+            Ok(state) => core.restore(state, parts.clock.now()),
+            Err(why) => core.set_aside(&row, why),
         }
     }
     let (requests_in, requests) = mpsc::channel(QUEUE);
@@ -473,8 +478,10 @@ impl Dispatcher {
         let task = async move {
             let internal = match journal.put_payload(&bytes).await {
                 Ok(sha256) => {
-                    let is_artifact =
-                        |value: &Value| value.get("store").is_some() && value.get("key").is_some();
+                    // Null says that the step did away with an artifact.
+                    let is_artifact = |value: &Value| {
+                        value.is_null() || value.get("store").is_some() && value.get("key").is_some()
+                    };
                     let artifacts = match value {
                         Value::Object(fields) => fields
                             .into_iter()
@@ -508,6 +515,7 @@ impl Dispatcher {
         match internal {
             Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
             Internal::Report(report) => self.core.report(report, now),
+            Internal::Fetched { executor, job } => self.start(&executor, *job),
         }
     }
 
@@ -537,7 +545,7 @@ impl Dispatcher {
         }
     }
 
-    fn dispatch(&self, dispatch: Dispatch) {
+    fn dispatch(&mut self, dispatch: Dispatch) {
         let Dispatch {
             executor,
             key,
@@ -547,10 +555,6 @@ impl Dispatcher {
             input,
             held,
         } = dispatch;
-        let Some(place) = self.executors.get(&executor).cloned() else {
-            return;
-        };
-        let reports = self.reports_in.clone();
         let mut values = serde_json::Map::new();
         let mut payloads = Vec::new();
         for (name, value) in input {
@@ -572,46 +576,75 @@ impl Dispatcher {
             held,
         };
         if payloads.is_empty() {
-            place.start(job(values), reports);
+            self.start(&executor, job(values));
             return;
         }
-        let journal = self.journal.clone();
+        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
         let task = async move {
-            for (name, sha256, field) in payloads {
-                let value = match journal.payload(&sha256).await {
-                    Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                match value {
-                    Ok(mut value) => {
-                        values.insert(
-                            name,
-                            value.get_mut(&field).map(Value::take).unwrap_or(Value::Null),
-                        );
-                    }
-                    Err(why) => {
-                        let Job { key, token, .. } = job(values);
-                        let failure = Failure::permanent("payload_missing", why);
-                        reports
-                            .send(Report {
-                                key,
-                                token,
-                                news: News::Ended(Err(failure)),
-                            })
-                            .await;
-                        return;
+            let internal = match fetch(&*journal, payloads).await {
+                Ok(fetched) => {
+                    values.extend(fetched);
+                    Internal::Fetched {
+                        executor,
+                        job: Box::new(job(values)),
                     }
                 }
-            }
-            place.start(job(values), reports);
+                Err(why) => {
+                    let Job { key, token, .. } = job(values);
+                    let failure = Failure::permanent("payload_missing", why);
+                    Internal::Report(Report {
+                        key,
+                        token,
+                        news: News::Ended(Err(failure)),
+                    })
+                }
+            };
+            discard(back.send(internal).await);
         };
         drop(tokio::spawn(task));
+    }
+
+    /// Hands an attempt to its executor, unless it was stopped while its input was being fetched: the
+    /// executor, which did not know it then, would run it to its end.
+    fn start(&mut self, executor: &str, job: Job) {
+        let Job { key, token, .. } = &job;
+        let why = match self.executors.get(executor) {
+            Some(place) if self.core.wants(key, token) => return place.start(job, self.reports_in.clone()),
+            Some(_) => "it was stopped before it started".to_owned(),
+            None => format!("there is no executor `{executor}`"),
+        };
+        let report = Report {
+            key: key.clone(),
+            token: token.clone(),
+            news: News::Lost(why),
+        };
+        self.core.report(report, self.clock.now());
     }
 
     /// The stages.
     pub fn registry(&self) -> &Arc<StageRegistry> {
         &self.registry
     }
+}
+
+/// Fields of payload files; those that are absent are left out.
+async fn fetch(
+    journal: &dyn Journal,
+    payloads: Vec<(String, String, String)>,
+) -> Result<Vec<(String, Value)>, String> {
+    let mut values = Vec::new();
+    for (name, sha256, field) in payloads {
+        let bytes = journal
+            .payload(&sha256)
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        match value.get_mut(&field).map(Value::take) {
+            None | Some(Value::Null) => {}
+            Some(value) => values.push((name, value)),
+        }
+    }
+    Ok(values)
 }
 
 /// A commit under way.

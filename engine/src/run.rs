@@ -490,6 +490,9 @@ impl RunState {
                         self.status.as_str()
                     ));
                 }
+                if self.graph.step(ix).stage.is_none() || self.must_wait(ix) {
+                    return Err(format!("step `{step}` has no stage, or must wait first"));
+                }
                 let state = &mut self.steps[ix.get()];
                 if *visit != state.visit || *attempt != state.attempts + 1 {
                     return Err(format!("attempt {visit}.{attempt} of `{step}` is out of order"));
@@ -683,6 +686,7 @@ impl RunState {
             state.failures = 0;
             state.wake = None;
             state.output = None;
+            state.failure = None;
             state.waited = false;
             self.set_status(*ix, StepStatus::Pending, at);
         }
@@ -706,6 +710,9 @@ impl RunState {
     fn finish(&mut self, end: RunEnd, at: u64) -> Result<(), String> {
         match end {
             RunEnd::Succeeded if !self.all_done() => return Err("it succeeds with steps undone".to_owned()),
+            RunEnd::Succeeded if self.status != RunStatus::Running => {
+                return Err(format!("it succeeds while {}", self.status.as_str()));
+            }
             RunEnd::Cancelled if self.status != RunStatus::Cancelling => {
                 return Err("it is cancelled unasked".to_owned());
             }

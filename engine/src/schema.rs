@@ -159,7 +159,6 @@ mod tests {
     struct CommD(String);
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "only its schema is looked at")]
     struct Example {
         /// The data commitment.
         comm_d: CommD,

@@ -9,6 +9,8 @@ mod clock;
 mod journal_suite;
 mod memory;
 mod sample;
+#[cfg(test)]
+mod sim;
 
 pub use clock::SimClock;
 pub use journal_suite::{commit, journal_suite};

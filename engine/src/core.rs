@@ -1402,3 +1402,6 @@ pub fn end_of(state: &RunState) -> Option<RunEnd> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,9 +52,20 @@ pub(super) struct StepPlan {
     pub(super) script: Vec<Vec<Turn>>,
 }
 
+/// How steps hang together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    /// One after the other.
+    Chain,
+    /// Anyhow.
+    Mesh,
+    /// Most need only the first, so that much runs side by side when the run goes back.
+    Fan,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct RunPlan {
-    pub(super) chain: bool,
+    pub(super) shape: Shape,
     pub(super) steps: Vec<StepPlan>,
     rewinds: Vec<(u8, u8, u8, u32)>,
 }
@@ -85,7 +96,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => Just(Turn::Transient),
         1 => Just(Turn::Permanent),
         1 => Just(Turn::Critical),
-        4 => (0..2_u8).prop_map(Turn::Back),
+        4 => prop_oneof![3 => Just(0_u8), 1 => Just(1)].prop_map(Turn::Back),
         1 => (1..5000_u16).prop_map(Turn::ParkFor),
         1 => Just(Turn::ParkSignal),
         1 => Just(Turn::Hang),
@@ -119,9 +130,11 @@ fn step() -> impl Strategy<Value = StepPlan> {
 }
 
 pub(super) fn run_plan(steps: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = RunPlan> {
-    let rewinds = vec((any::<u8>(), any::<u8>(), 0..2_u8, 1..4_u32), 0..4);
-    (prop::bool::weighted(0.3), vec(step(), steps), rewinds).prop_map(|(chain, steps, rewinds)| RunPlan {
-        chain,
+    let code = prop_oneof![3 => Just(0_u8), 1 => Just(1)];
+    let rewinds = vec((any::<u8>(), any::<u8>(), code, 1..4_u32), 0..6);
+    let shape = prop_oneof![Just(Shape::Chain), Just(Shape::Mesh), Just(Shape::Fan)];
+    (shape, vec(step(), steps), rewinds).prop_map(|(shape, steps, rewinds)| RunPlan {
+        shape,
         steps,
         rewinds,
     })
@@ -168,12 +181,10 @@ impl RunPlan {
         let mut steps: Vec<StepSpec> = Vec::new();
         for (at, plan) in self.steps.iter().enumerate() {
             let needs: Vec<StepIx> = (0..at)
-                .filter(|earlier| {
-                    if self.chain {
-                        earlier + 1 == at
-                    } else {
-                        plan.needs >> earlier & 1 == 1
-                    }
+                .filter(|earlier| match self.shape {
+                    Shape::Chain => earlier + 1 == at,
+                    Shape::Mesh => plan.needs >> earlier & 1 == 1,
+                    Shape::Fan => *earlier == 0 || plan.needs >> earlier & 3 == 3,
                 })
                 .map(|earlier| StepIx(u32::try_from(earlier).unwrap()))
                 .collect();
@@ -355,13 +366,13 @@ pub(super) fn executors() -> Vec<ExecutorSpec> {
             name: "side".to_owned(),
             stages: Some(stages.to_vec()),
             capacity: Resources { cpu: 1, memory: 1 },
-            slots: 2,
+            slots: 3,
         },
         ExecutorSpec {
             name: "main".to_owned(),
             stages: None,
             capacity: Resources { cpu: 2, memory: 4 },
-            slots: 3,
+            slots: 5,
         },
     ]
 }

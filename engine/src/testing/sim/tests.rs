@@ -5,7 +5,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::ledger::Stats;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, Shape, plan};
 use super::world::{Attempts, Cut, Ending, World};
 use crate::event::RunEnd;
 
@@ -38,7 +38,7 @@ fn compare(plan: &Plan, wanted: &[Ending], got: &[Ending], cuts: &[Cut]) -> Resu
         prop_assert_eq!(wanted.end, RunEnd::Succeeded);
         prop_assert_eq!(got.end, RunEnd::Succeeded, "with {:?}", cuts);
         prop_assert_eq!(&got.outputs, &wanted.outputs, "with {:?}", cuts);
-        let steady = plan.asks.is_empty() && (run.chain || wanted.rewound + got.rewound == 0);
+        let steady = plan.asks.is_empty() && (run.shape == Shape::Chain || wanted.rewound + got.rewound == 0);
         if steady {
             prop_assert_eq!(&got.history, &wanted.history, "with {:?}", cuts);
             prop_assert_eq!(got.rewound, wanted.rewound, "with {:?}", cuts);

@@ -627,21 +627,25 @@ impl Dispatcher {
     }
 }
 
-/// Fields of payload files; those that are absent are left out.
+/// Fields of payload files, each of which is read once; fields that are absent are left out.
 async fn fetch(
     journal: &dyn Journal,
     payloads: Vec<(String, String, String)>,
 ) -> Result<Vec<(String, Value)>, String> {
     let mut values = Vec::new();
+    let mut files: BTreeMap<String, Value> = BTreeMap::new();
     for (name, sha256, field) in payloads {
-        let bytes = journal
-            .payload(&sha256)
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        match value.get_mut(&field).map(Value::take) {
+        if !files.contains_key(&sha256) {
+            let bytes = journal
+                .payload(&sha256)
+                .await
+                .map_err(|error| error.to_string())?;
+            let file = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            files.insert(sha256.clone(), file);
+        }
+        match files[&sha256].get(&field) {
             None | Some(Value::Null) => {}
-            Some(value) => values.push((name, value)),
+            Some(value) => values.push((name, value.clone())),
         }
     }
     Ok(values)
@@ -686,3 +690,6 @@ impl Committing {
 fn discard<T, E>(result: Result<T, E>) {
     drop(result);
 }
+
+#[cfg(test)]
+mod tests;

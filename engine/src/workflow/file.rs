@@ -10,9 +10,11 @@ use super::reader::{Complaints, Sp, Table, Value, kind, to_json};
 use crate::failure::FailureClass;
 
 pub(super) struct WorkflowFile {
-    pub(super) name: Sp<String>,
+    /// Nothing if it is missing, which was complained about; the rest is checked all the same.
+    pub(super) name: Option<Sp<String>>,
     pub(super) description: String,
-    pub(super) subject: Sp<String>,
+    /// As with the name.
+    pub(super) subject: Option<Sp<String>>,
     pub(super) params: Vec<ParamDecl>,
     pub(super) defaults: Policies,
     pub(super) steps: Vec<StepDecl>,
@@ -99,10 +101,10 @@ pub(super) fn parse(text: &str) -> (Option<WorkflowFile>, Vec<Diagnostic>) {
         return (None, complaints.into_vec());
     }
     let file = read(Table::new("a workflow file", 0..0, root.get_ref(), &complaints));
-    (file, complaints.into_vec())
+    (Some(file), complaints.into_vec())
 }
 
-fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
+fn read(root: Table<'_, '_>) -> WorkflowFile {
     let complaints = root.complaints();
     let head = root.table("workflow");
     if head.is_none() && root.get("workflow").is_none() {
@@ -141,15 +143,15 @@ fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
     };
     let rewinds = read_rewinds(&root);
     root.finish();
-    Some(WorkflowFile {
-        name: name?,
+    WorkflowFile {
+        name,
         description,
-        subject: subject?,
+        subject,
         params,
         defaults,
         steps,
         rewinds,
-    })
+    }
 }
 
 fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
@@ -298,9 +300,13 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
             .map(|duration| Sp::new(WaitDecl::For(duration.value), duration.span));
     }
     let table = step.table("wait")?;
-    let wait = match (table.duration("for"), table.string("signal")) {
-        (Some(duration), None) => Some(WaitDecl::For(duration.value)),
-        (None, Some(signal)) => Some(WaitDecl::Signal(signal.value)),
+    let wait = match (table.get("for").is_some(), table.get("signal").is_some()) {
+        (true, false) => table
+            .duration("for")
+            .map(|duration| WaitDecl::For(duration.value)),
+        (false, true) => table
+            .string("signal")
+            .map(|signal| WaitDecl::Signal(signal.value)),
         _ => {
             let message = "a wait has either `for` or `signal`";
             let hint = "write wait = \"10min\", wait = { for = \"10min\" } or wait = { signal = \"go\" }";

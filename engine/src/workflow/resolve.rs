@@ -7,7 +7,7 @@ use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::diagnostic::{Diagnostic, did_you_mean};
-use super::file::{ParamDecl, Policies, StepDecl, WaitDecl, Wire, WorkflowFile};
+use super::file::{ParamDecl, Policies, WaitDecl, Wire, WorkflowFile};
 use super::graph::{
     Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
 };
@@ -27,6 +27,8 @@ struct Resolver<'a> {
     places: BTreeMap<&'a str, usize>,
     /// For each place the places of the steps that come before it.
     ancestors: Vec<BTreeSet<usize>>,
+    /// Places of steps whose stage or needs could not be found: what they give and get is not known.
+    unsure: BTreeSet<usize>,
 }
 
 pub(super) fn resolve(
@@ -46,6 +48,7 @@ pub(super) fn resolve(
         diagnostics,
         places,
         ancestors: Vec::new(),
+        unsure: BTreeSet::new(),
     }
     .run()
 }
@@ -69,24 +72,23 @@ impl<'a> Resolver<'a> {
 
     fn run(mut self) -> Option<Graph> {
         let file = self.file;
-        let name = self.name(&file.name, WorkflowName::new);
+        let name = file
+            .name
+            .as_ref()
+            .and_then(|name| self.name(name, WorkflowName::new));
+        let head = file.name.as_ref().map_or(0..0, |name| name.span.clone());
         if file.steps.is_empty() {
             let hint = Some("add a table for each step, for example [steps.add_pieces]".to_owned());
-            self.error(
-                "no_steps",
-                &file.name.span,
-                "the workflow has no steps".to_owned(),
-                hint,
-            );
+            self.error("no_steps", &head, "the workflow has no steps".to_owned(), hint);
         }
         if file.steps.len() > MAX_STEPS {
             let message = format!("{} steps; a workflow has at most {MAX_STEPS}", file.steps.len());
-            self.error("too_many_steps", &file.name.span, message, None);
+            self.error("too_many_steps", &head, message, None);
             return None;
         }
         let params = self.params();
         self.subject();
-        let stages: Vec<Option<&StageInfo>> = file.steps.iter().map(|step| self.stage(step)).collect();
+        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len()).map(|place| self.stage(place)).collect();
         let order = self.order()?;
         // `order[i]` is the place in the file of the i-th step; `rank` is the way back.
         let mut rank = vec![0; order.len()];
@@ -108,7 +110,9 @@ impl<'a> Resolver<'a> {
             needs.sort();
             needs.dedup();
             let inputs = self.inputs(*place, stage, &stages, &ix);
-            let name = self.name(&decl.name, StepName::new)?;
+            let Some(name) = self.name(&decl.name, StepName::new) else {
+                continue;
+            };
             steps.push(StepSpec {
                 name,
                 stage: stage.map(stage_ref),
@@ -123,7 +127,13 @@ impl<'a> Resolver<'a> {
             });
         }
         let rewinds = self.rewinds(&ix);
-        self.unused_params(&steps);
+        // A step that could not be resolved may take any of them.
+        if self.unsure.is_empty() && steps.len() == order.len() {
+            self.unused_params(&steps);
+        }
+        if steps.len() != order.len() {
+            return None;
+        }
         let claim = stages
             .iter()
             .flatten()
@@ -133,7 +143,7 @@ impl<'a> Resolver<'a> {
         let data = GraphData {
             name: name?,
             description: file.description.clone(),
-            subject: file.subject.value.clone(),
+            subject: file.subject.as_ref()?.value.clone(),
             claim,
             params,
             steps,
@@ -142,7 +152,7 @@ impl<'a> Resolver<'a> {
         match Graph::new(data) {
             Ok(graph) => Some(graph),
             Err(message) => {
-                self.error("internal", &file.name.span, message, None);
+                self.error("internal", &head, message, None);
                 None
             }
         }
@@ -202,7 +212,8 @@ impl<'a> Resolver<'a> {
 
     /// The subject's kind must be known, and the parameters that name the subject declared.
     fn subject(&mut self) {
-        let (registry, subject) = (self.registry, &self.file.subject);
+        let registry = self.registry;
+        let Some(subject) = &self.file.subject else { return };
         let Some(kind) = registry.subject_kind(&subject.value) else {
             let names = registry.subject_kinds().map(|kind| kind.name);
             let hint = did_you_mean(&subject.value, names.clone())
@@ -231,7 +242,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn stage(&mut self, step: &StepDecl) -> Option<&'a StageInfo> {
+    fn stage(&mut self, place: usize) -> Option<&'a StageInfo> {
+        let step = &self.file.steps[place];
         let (name, span) = match &step.stage {
             Some(stage) => (&stage.value, &stage.span),
             None => (&step.name.value, &step.name.span),
@@ -240,6 +252,7 @@ impl<'a> Resolver<'a> {
         let info = registry.info(name);
         // A step with a wait and no stage of its name only waits.
         if info.is_none() && !(step.wait.is_some() && step.stage.is_none()) {
+            self.unsure.insert(place);
             let hint =
                 did_you_mean(name, registry.iter().map(|info| info.name.as_str())).unwrap_or_else(|| {
                     "`sealflow stage list` names them; a step of another name needs `stage = \"…\"`"
@@ -268,6 +281,7 @@ impl<'a> Resolver<'a> {
                         graph.update_edge(NodeIndex::new(*needed), NodeIndex::new(at), ());
                     }
                     None => {
+                        self.unsure.insert(at);
                         let hint = did_you_mean(&need.value, self.places.keys().copied());
                         let message = format!(
                             "step `{}` needs `{}`, which is not a step",
@@ -439,7 +453,9 @@ impl<'a> Resolver<'a> {
                 optional: !field.required,
             });
         }
-        if field.required {
+        // What is unknown before it may be what gives it; one complaint is enough.
+        let unsure = self.unsure.contains(&place) || !self.unsure.is_disjoint(&self.ancestors[place]);
+        if field.required && !unsure {
             let elsewhere = self
                 .file
                 .steps
@@ -603,7 +619,11 @@ impl<'a> Resolver<'a> {
     }
 
     fn unused_params(&mut self, steps: &[StepSpec]) {
-        let kind = self.registry.subject_kind(&self.file.subject.value);
+        let kind = self
+            .file
+            .subject
+            .as_ref()
+            .and_then(|subject| self.registry.subject_kind(&subject.value));
         for param in &self.file.params {
             let names_subject =
                 kind.is_some_and(|kind| kind.params.iter().any(|(name, _)| *name == param.name.value));

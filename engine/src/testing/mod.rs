@@ -6,6 +6,8 @@
 )]
 
 mod clock;
+#[cfg(test)]
+mod formats;
 mod journal_suite;
 mod memory;
 mod sample;

@@ -228,7 +228,8 @@ impl<'a> Resolver<'a> {
         };
         for (name, ty) in kind.params {
             match self.file.params.iter().find(|param| param.name.value == *name) {
-                Some(param) if param.ty.value == *ty => {}
+                // An unknown type has its complaint.
+                Some(param) if param.ty.value == *ty || registry.param_type(&param.ty.value).is_none() => {}
                 Some(param) => {
                     let message = format!("a {} is named by its `{name}`, which is a {ty}", kind.name);
                     self.error("wrong_type", &param.ty.span, message, None);
@@ -479,7 +480,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn check_type(&mut self, field: &Field, given: &str, from: &str, span: &Range<usize>) {
-        if !assignable(given, &field.ty) {
+        let unknown = from.starts_with("params.") && self.registry.param_type(given).is_none();
+        if !unknown && !assignable(given, &field.ty) {
             let message = format!(
                 "input `{}` is a {}, but `{from}` is a {given}",
                 field.name, field.ty

@@ -72,7 +72,7 @@ fn kinds_at(at: usize) -> [Cut; 3] {
 
 #[test]
 fn one_run_ends_the_same_after_every_cut() {
-    let mut runner = TestRunner::new(config(120));
+    let mut runner = TestRunner::new(config(400));
     runner
         .run(&plan(1..=1, 0, false), |plan| every_cut(&plan))
         .unwrap();
@@ -80,7 +80,7 @@ fn one_run_ends_the_same_after_every_cut() {
 
 #[test]
 fn an_operator_changes_nothing_about_the_end() {
-    let mut runner = TestRunner::new(config(60));
+    let mut runner = TestRunner::new(config(200));
     runner
         .run(&plan(1..=1, 6, false), |plan| every_cut(&plan))
         .unwrap();
@@ -88,7 +88,7 @@ fn an_operator_changes_nothing_about_the_end() {
 
 #[test]
 fn many_runs_share_and_all_end() {
-    let mut runner = TestRunner::new(config(60));
+    let mut runner = TestRunner::new(config(200));
     let strategy = (plan(1..=20, 6, false), any::<prop::sample::Index>(), 0..3_usize);
     let check = |(plan, at, kind): (Plan, prop::sample::Index, usize)| {
         let (wanted, commits, _) = live(&plan, &[], Attempts::DieWithIt)?;
@@ -105,7 +105,7 @@ fn many_runs_share_and_all_end() {
 /// A cancelled run ends, cancelled or because it had succeeded before, wherever it is cut.
 #[test]
 fn cancelled_runs_end() {
-    let mut runner = TestRunner::new(config(60));
+    let mut runner = TestRunner::new(config(200));
     let strategy = (plan(1..=3, 8, true), any::<prop::sample::Index>(), 0..3_usize);
     let check = |(plan, at, kind): (Plan, prop::sample::Index, usize)| {
         let (_, commits, _) = live(&plan, &[], Attempts::DieWithIt)?;

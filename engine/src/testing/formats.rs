@@ -23,7 +23,11 @@ fn files(kind: &str) -> Vec<(String, String)> {
             files.push((name, std::fs::read_to_string(&path).unwrap()));
         }
     }
-    assert!(!files.is_empty(), "{} has no example of `{kind}`", folder.display());
+    assert!(
+        !files.is_empty(),
+        "{} has no example of `{kind}`",
+        folder.display()
+    );
     files.sort();
     files
 }
@@ -43,7 +47,12 @@ fn stays<T: Serialize + DeserializeOwned>(kind: &str) -> Vec<T> {
 #[test]
 fn every_event_is_still_read() {
     let events: Vec<Event> = stays("event");
-    let tag = |event: &Event| serde_json::to_value(event).unwrap()["event"].as_str().unwrap().to_owned();
+    let tag = |event: &Event| {
+        serde_json::to_value(event).unwrap()["event"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let seen: BTreeSet<String> = events.iter().map(tag).collect();
     let all = [
         "run_started",
@@ -100,8 +109,13 @@ fn entries_and_rows_are_still_read() {
 #[test]
 fn graphs_keep_their_hash() {
     let graphs: Vec<GraphData> = stays("graph");
-    let hashes: Vec<String> =
-        graphs.into_iter().map(|data| Graph::new(data).unwrap().hash().to_string()).collect();
-    let wanted: Vec<String> = files("graph_hash").into_iter().map(|(_, text)| text.trim_end().to_owned()).collect();
+    let hashes: Vec<String> = graphs
+        .into_iter()
+        .map(|data| Graph::new(data).unwrap().hash().to_string())
+        .collect();
+    let wanted: Vec<String> = files("graph_hash")
+        .into_iter()
+        .map(|(_, text)| text.trim_end().to_owned())
+        .collect();
     assert_eq!(hashes, wanted);
 }

@@ -38,7 +38,6 @@ pub(super) enum Phase {
 #[derive(Debug, Clone)]
 pub(super) struct Holding {
     pub(super) attempt: u32,
-    pub(super) token: Token,
     pub(super) executor: String,
     pub(super) held: Resources,
     pub(super) started_at: u64,
@@ -56,6 +55,8 @@ pub(super) struct StepLedger {
     /// No start may be of an earlier visit.
     least_visit: u32,
     last_attempt: u32,
+    /// The fence of every attempt that ever started.
+    pub(super) started: BTreeMap<u32, Token>,
     waited: bool,
     charged: u32,
     failures: u32,
@@ -154,11 +155,11 @@ impl Ledger {
                 let ix = self.find(step);
                 let holding = Holding {
                     attempt: *attempt,
-                    token: token.clone(),
                     executor: executor.clone(),
                     held: *held,
                     started_at: at,
                 };
+                self.steps[ix.get()].started.insert(*attempt, token.clone());
                 self.steps[ix.get()].current = Some(holding);
             }
             Event::AttemptSucceeded {

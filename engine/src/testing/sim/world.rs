@@ -419,13 +419,7 @@ impl<'p> World<'p> {
                     .ok_or("dispatched before its run is in the log")?
                     .ledger;
                 let step = &ledger.steps[ledger.find(&key.step).get()];
-                let started = (&step.current)
-                    .into_iter()
-                    .chain(ledger.discarding.get(&(key.step.clone(), key.attempt)));
-                let mut started =
-                    started.filter(|holding| holding.attempt == key.attempt && holding.token == *token);
-                let over = step.history.len(); // Ended within the same group of commits.
-                if started.next().is_none() && over == 0 {
+                if step.started.get(&key.attempt) != Some(token) {
                     return Err(format!(
                         "{key} is dispatched, but the log does not say that it starts"
                     ));

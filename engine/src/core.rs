@@ -547,14 +547,22 @@ impl Core {
         is_current.then_some((ix, current))
     }
 
-    /// Whether an attempt that was granted is still to be run. What is on its way to an executor may
-    /// have been superseded, or its run cancelled.
-    pub fn wants(&self, key: &AttemptKey, token: &Token) -> bool {
+    /// An attempt that was granted is about to begin; says whether it still may. What is on its way to an
+    /// executor may have been superseded, or its run cancelled. Its time limits count from here: how long
+    /// the commit took, or the input to arrive, is not the attempt's fault.
+    pub fn begin(&mut self, key: &AttemptKey, token: &Token, now: Now) -> bool {
         let stops = self
             .runs
             .get(&key.run)
             .is_none_or(|live| live.stopping.contains(key));
-        !stops && self.current(key, token).is_some()
+        let Some((ix, _)) = self.current(key, token) else {
+            return false;
+        };
+        if !stops {
+            self.unlimit(ix, key);
+            self.limit(&key.run, ix, key, now);
+        }
+        !stops
     }
 
     fn advanced(&mut self, key: &AttemptKey, token: &Token, progress: Progress, now: Now) {
@@ -761,7 +769,18 @@ impl Core {
                 )
             } else if let Some(stage) = &spec.stage {
                 let need = self.costs(&live.state, ix, &stage.name);
-                self.why_no_place(&stage.name, need)
+                let mut reason = self.why_no_place(&stage.name, need);
+                let place = (live.state.step(ix).since, run.clone(), ix);
+                let first = self
+                    .ready
+                    .get(&stage.name)
+                    .map_or(0, |queue| queue.range(..place).count());
+                if first > 0 {
+                    reason.push_str(&format!(
+                        "; {first} that wait longer for the same stage come first"
+                    ));
+                }
+                reason
             } else {
                 continue;
             };
@@ -1137,7 +1156,7 @@ impl Core {
             match place {
                 Some(place) => {
                     self.forget_ready(&stage, &head);
-                    self.grant(&run, ix, &stage, place, need, now);
+                    self.grant(&run, ix, &stage, place, need);
                 }
                 None => {
                     full.insert(stage);
@@ -1155,7 +1174,7 @@ impl Core {
         }
     }
 
-    fn grant(&mut self, run: &RunId, ix: StepIx, stage: &StageName, place: usize, need: Resources, now: Now) {
+    fn grant(&mut self, run: &RunId, ix: StepIx, stage: &StageName, place: usize, need: Resources) {
         let token = Token::new(self.draw());
         let spec = &self.places[place].spec;
         let held = need.clamped(spec.capacity);
@@ -1188,7 +1207,6 @@ impl Core {
         };
         live.effects.push(Effect::Dispatch(Box::new(dispatch)));
         self.occupy(&executor, held);
-        self.limit(run, ix, &key, now);
     }
 
     /// Ends the entry that a run's changes make.

@@ -608,8 +608,11 @@ impl Dispatcher {
     /// executor, which did not know it then, would run it to its end.
     fn start(&mut self, executor: &str, job: Job) {
         let Job { key, token, .. } = &job;
+        let now = self.clock.now();
         let why = match self.executors.get(executor) {
-            Some(place) if self.core.wants(key, token) => return place.start(job, self.reports_in.clone()),
+            Some(place) if self.core.begin(key, token, now) => {
+                return place.start(job, self.reports_in.clone());
+            }
             Some(_) => "it was stopped before it started".to_owned(),
             None => format!("there is no executor `{executor}`"),
         };
@@ -618,7 +621,7 @@ impl Dispatcher {
             token: token.clone(),
             news: News::Lost(why),
         };
-        self.core.report(report, self.clock.now());
+        self.core.report(report, now);
     }
 
     /// The stages.

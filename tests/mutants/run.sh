@@ -9,6 +9,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repo/target}
+# A fault that needs more random cases than this is found by luck.
+export SEALFLOW_CASES=${SEALFLOW_CASES:-100}
 scratch=$(mktemp -d)
 copy=$scratch/copy
 log=$scratch/log

@@ -242,9 +242,18 @@ fn what_must_wait_for_room_is_not_overtaken_by_its_like() {
     let first = dispatches(&core.settle(at(0)));
     core.start(start(&graph, json!({"id": 2, "memory": 6}), None), at(1))
         .unwrap();
-    core.start(start(&graph, json!({"id": 3, "memory": 1}), None), at(2))
+    let third = core
+        .start(start(&graph, json!({"id": 3, "memory": 1}), None), at(2))
         .unwrap();
     assert_eq!(dispatches(&core.settle(at(2))), []);
+    let blocked = core.blocked(&third);
+    assert!(
+        blocked[0]
+            .1
+            .reason
+            .ends_with("; 1 that wait longer for the same stage come first"),
+        "{blocked:?}"
+    );
     report(&mut core, &first[0], done(), at(3));
     let next: Vec<u64> = dispatches(&core.settle(at(3)))
         .iter()
@@ -370,6 +379,7 @@ fn equal_limits_are_two_limits() {
         )
         .unwrap();
     let job = dispatches(&core.settle(at(0))).remove(0);
+    assert!(core.begin(&job.key, &job.token, at(0)));
     report(&mut core, &job, News::Progress(Progress::default()), at(900));
     assert_eq!(core.progress(&run).len(), 1);
     core.tick(at(1000));
@@ -412,7 +422,11 @@ fn what_was_given_up_is_stopped_again_after_a_restart() {
     let graph = graph_with(Claim::Write, timeout);
     let mut first = core(vec![place("main", 1, 10)]);
     let run = first.start(start(&graph, json!({"id": 1}), None), at(0)).unwrap();
-    let mut entries = vec![first.settle(at(0)).remove(0).append.unwrap().entry];
+    let transition = first.settle(at(0)).remove(0);
+    let job = dispatches(std::slice::from_ref(&transition)).remove(0);
+    let mut entries = vec![transition.append.unwrap().entry];
+    assert_eq!(first.next_due(), (None, None), "the commit's time does not count");
+    assert!(first.begin(&job.key, &job.token, at(0)));
     first.tick(at(1000));
     entries.push(first.settle(at(1000)).remove(0).append.unwrap().entry);
     let mut second = core(vec![place("main", 1, 10)]);

@@ -430,7 +430,7 @@ impl<'p> World<'p> {
                 if !self.dispatched.insert(key.clone()) {
                     return Err(format!("{key} is dispatched twice"));
                 }
-                if self.core.wants(key, token) {
+                if self.core.begin(key, token, now) {
                     self.begin(*dispatch)?;
                 } else {
                     let news = News::Lost("not wanted any more".to_owned());

@@ -115,7 +115,10 @@ impl Stores {
     /// # Errors
     /// [`StoreError::Unknown`].
     pub fn get(&self, name: &str) -> Result<&Arc<dyn ArtifactStore>, StoreError> {
-        self.0.iter().find(|store| store.name() == name).ok_or_else(|| StoreError::Unknown(name.to_owned()))
+        self.0
+            .iter()
+            .find(|store| store.name() == name)
+            .ok_or_else(|| StoreError::Unknown(name.to_owned()))
     }
 
     /// The local path of an artifact.
@@ -123,10 +126,12 @@ impl Stores {
     /// # Errors
     /// An unknown store, or one without local paths.
     pub fn local_path(&self, artifact: &Artifact) -> Result<PathBuf, StoreError> {
-        self.get(&artifact.store)?.local_path(&artifact.key)?.ok_or_else(|| StoreError::Missing {
-            store: artifact.store.clone(),
-            key: artifact.key.clone(),
-        })
+        self.get(&artifact.store)?
+            .local_path(&artifact.key)?
+            .ok_or_else(|| StoreError::Missing {
+                store: artifact.store.clone(),
+                key: artifact.key.clone(),
+            })
     }
 
     /// All of them.
@@ -140,7 +145,14 @@ pub const SCRATCH: &str = "scratch";
 
 /// The key, in the scratch store, of the folder that belongs to one attempt alone.
 pub fn attempt_folder(subject: &Subject, key: &AttemptKey) -> String {
-    format!("{}/{}/{}.{}.{}", subject.folder(), key.run, key.step, key.visit, key.attempt)
+    format!(
+        "{}/{}/{}.{}.{}",
+        subject.folder(),
+        key.run,
+        key.step,
+        key.visit,
+        key.attempt
+    )
 }
 
 /// The key, in the scratch store, of the sector's cache directory: shared by the stages from PC1 to
@@ -157,8 +169,14 @@ pub fn check_key(key: &str) -> Result<(), StoreError> {
     let bad = key.len() > 1024
         || key.contains('\\')
         || key.chars().any(char::is_control)
-        || key.split('/').any(|part| part.is_empty() || part.starts_with('.'));
-    if bad { Err(StoreError::BadKey(key.chars().take(80).collect())) } else { Ok(()) }
+        || key
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'));
+    if bad {
+        Err(StoreError::BadKey(key.chars().take(80).collect()))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,9 @@ pub fn decide(run: &RunState) -> Vec<Command> {
     match run.status {
         RunStatus::Succeeded | RunStatus::Cancelled => {}
         RunStatus::Cancelling => {
-            let running = run.frontier().filter(|ix| run.step(*ix).status == StepStatus::Running);
+            let running = run
+                .frontier()
+                .filter(|ix| run.step(*ix).status == StepStatus::Running);
             commands.extend(running.map(Command::Stop));
             if commands.is_empty() && run.discarding.is_empty() {
                 commands.push(Command::Finish(RunEnd::Cancelled));
@@ -74,7 +76,9 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
             Wake::Signal(name) if run.signals.contains_key(name) => Command::Wake(ix),
             _ => Command::Arm(ix, wake.clone()),
         }),
-        StepStatus::Failed => failed(run, ix).filter(|command| starts || !matches!(command, Command::Pause(_))),
+        StepStatus::Failed => {
+            failed(run, ix).filter(|command| starts || !matches!(command, Command::Pause(_)))
+        }
         StepStatus::Pending | StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => None,
     }
 }
@@ -87,10 +91,16 @@ fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
     let name = spec.name.clone();
     if failure.class == FailureClass::Rewind {
         let edges = &run.graph.data().rewinds;
-        let edge = edges.iter().position(|edge| edge.from == ix && edge.on == failure.code);
+        let edge = edges
+            .iter()
+            .position(|edge| edge.from == ix && edge.on == failure.code);
         return Some(match edge {
             Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at),
-            Some(at) => Command::Pause(PauseReason::RewindsUsedUp { step: name, taken: run.rewinds[at], failure }),
+            Some(at) => Command::Pause(PauseReason::RewindsUsedUp {
+                step: name,
+                taken: run.rewinds[at],
+                failure,
+            }),
             None => Command::Pause(PauseReason::Failed { step: name, failure }),
         });
     }
@@ -100,6 +110,10 @@ fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
     Some(if state.charged < spec.retry.max_attempts {
         Command::Backoff(ix, state.failures)
     } else {
-        Command::Pause(PauseReason::RetriesUsedUp { step: name, attempts: state.charged, failure })
+        Command::Pause(PauseReason::RetriesUsedUp {
+            step: name,
+            attempts: state.charged,
+            failure,
+        })
     })
 }

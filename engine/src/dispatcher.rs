@@ -67,7 +67,16 @@ enum Request {
 }
 
 enum Internal {
-    Payload { key: AttemptKey, token: Token, output: Output },
+    Payload {
+        key: AttemptKey,
+        token: Token,
+        output: Output,
+    },
+    /// The input of an attempt is complete.
+    Fetched {
+        executor: String,
+        job: Box<Job>,
+    },
     Report(Report),
 }
 
@@ -86,7 +95,10 @@ pub struct Handle {
 impl Handle {
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(make(reply)).await.map_err(|_| RequestError::Stopped)?;
+        self.requests
+            .send(make(reply))
+            .await
+            .map_err(|_| RequestError::Stopped)?;
         answer.await.map_err(|_| RequestError::Stopped)
     }
 
@@ -111,7 +123,14 @@ impl Handle {
         let owned = self.journal.artifacts(&subject).await?;
         let artifacts = owned.into_iter().filter(|row| !row.artifact.is_null());
         let artifacts = artifacts.map(|row| (row.kind, row.artifact)).collect();
-        let start = StartRun { graph, source, params, key, by, artifacts };
+        let start = StartRun {
+            graph,
+            source,
+            params,
+            key,
+            by,
+            artifacts,
+        };
         Ok(self.ask(|reply| Request::Start(Box::new(start), reply)).await??)
     }
 
@@ -120,7 +139,9 @@ impl Handle {
     /// # Errors
     /// No such open run, the request makes no sense now, or no answer.
     pub async fn operate(&self, run: &RunId, verb: Verb, by: By) -> Result<(), RequestError> {
-        Ok(self.ask(|reply| Request::Operate(run.clone(), verb, by, reply)).await??)
+        Ok(self
+            .ask(|reply| Request::Operate(run.clone(), verb, by, reply))
+            .await??)
     }
 
     /// What is known about an open run beside its rows.
@@ -181,21 +202,34 @@ const WALL_CHECK: Duration = Duration::from_secs(5);
 /// # Errors
 /// The journal cannot be read.
 pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
-    let specs = parts.executors.iter().map(|executor| executor.spec().clone()).collect();
+    let specs = parts
+        .executors
+        .iter()
+        .map(|executor| executor.spec().clone())
+        .collect();
     let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
     let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
     for row in parts.journal.open_runs().await? {
         match replay(&*parts.journal, &row.run, &row.graph, &mut graphs).await? {
-            Ok(state) => core.restore(state),
-            Err(why) => core.set_aside(row.run, why),
+            Ok(state) => core.restore(state, parts.clock.now()),
+            Err(why) => core.set_aside(&row, why),
         }
     }
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let (internal_in, internal) = mpsc::channel(QUEUE);
     let (changed, changes) = watch::channel(0);
-    let handle = Handle { requests: requests_in, journal: parts.journal.clone(), registry: parts.registry.clone(), changes };
-    let executors = parts.executors.into_iter().map(|executor| (executor.spec().name.clone(), executor)).collect();
+    let handle = Handle {
+        requests: requests_in,
+        journal: parts.journal.clone(),
+        registry: parts.registry.clone(),
+        changes,
+    };
+    let executors = parts
+        .executors
+        .into_iter()
+        .map(|executor| (executor.spec().name.clone(), executor))
+        .collect();
     let dispatcher = Dispatcher {
         core,
         journal: parts.journal,
@@ -222,7 +256,9 @@ async fn replay(
 ) -> Result<Result<RunState, String>, JournalError> {
     if !graphs.contains_key(hash) {
         let Some(stored) = journal.graph(hash).await? else {
-            return Ok(Err(format!("the graph {hash} that it is pinned to is not in the journal")));
+            return Ok(Err(format!(
+                "the graph {hash} that it is pinned to is not in the journal"
+            )));
         };
         match Graph::new(stored.data) {
             Ok(graph) => graphs.insert(hash.to_owned(), Arc::new(graph)),
@@ -356,7 +392,10 @@ impl Dispatcher {
         let (wall, mono) = self.core.next_due();
         let wall = wall.map(|due| Duration::from_millis(due.saturating_sub(now.wall_ms)).min(WALL_CHECK));
         let mono = mono.map(|due| Duration::from_millis(due.saturating_sub(now.mono_ms)));
-        wall.into_iter().chain(mono).min().unwrap_or(Duration::from_secs(3600))
+        wall.into_iter()
+            .chain(mono)
+            .min()
+            .unwrap_or(Duration::from_secs(3600))
     }
 
     fn take_request(&mut self, request: Request) {
@@ -371,7 +410,10 @@ impl Dispatcher {
                 self.answer(answer, reply);
             }
             Request::Live(run, reply) => {
-                let view = LiveView { progress: self.core.progress(&run), blocked: self.core.blocked(&run) };
+                let view = LiveView {
+                    progress: self.core.progress(&run),
+                    blocked: self.core.blocked(&run),
+                };
                 discard(reply.send(view));
             }
             Request::Engine(reply) => {
@@ -386,11 +428,17 @@ impl Dispatcher {
     }
 
     /// A refusal is answered at once, a success when it is durable.
-    fn answer<T: Send + 'static>(&mut self, answer: Result<T, Refused>, reply: oneshot::Sender<Result<T, Refused>>) {
+    fn answer<T: Send + 'static>(
+        &mut self,
+        answer: Result<T, Refused>,
+        reply: oneshot::Sender<Result<T, Refused>>,
+    ) {
         if answer.is_err() {
             discard(reply.send(answer));
         } else {
-            self.pending.replies.push(Box::new(move || discard(reply.send(answer))));
+            self.pending
+                .replies
+                .push(Box::new(move || discard(reply.send(answer))));
         }
     }
 
@@ -430,17 +478,31 @@ impl Dispatcher {
         let task = async move {
             let internal = match journal.put_payload(&bytes).await {
                 Ok(sha256) => {
-                    let is_artifact = |value: &Value| value.get("store").is_some() && value.get("key").is_some();
+                    // Null says that the step did away with an artifact.
+                    let is_artifact = |value: &Value| {
+                        value.is_null() || value.get("store").is_some() && value.get("key").is_some()
+                    };
                     let artifacts = match value {
-                        Value::Object(fields) => fields.into_iter().filter(|(_, value)| is_artifact(value)).collect(),
+                        Value::Object(fields) => fields
+                            .into_iter()
+                            .filter(|(_, value)| is_artifact(value))
+                            .collect(),
                         _ => serde_json::Map::new(),
                     };
-                    let output = Output::Payload { sha256, bytes: bytes.len() as u64, artifacts: Value::Object(artifacts) };
+                    let output = Output::Payload {
+                        sha256,
+                        bytes: bytes.len() as u64,
+                        artifacts: Value::Object(artifacts),
+                    };
                     Internal::Payload { key, token, output }
                 }
                 Err(error) => {
                     let failure = Failure::transient("payload_not_stored", error.to_string());
-                    Internal::Report(Report { key, token, news: News::Ended(Err(failure)) })
+                    Internal::Report(Report {
+                        key,
+                        token,
+                        news: News::Ended(Err(failure)),
+                    })
                 }
             };
             discard(back.send(internal).await);
@@ -453,6 +515,7 @@ impl Dispatcher {
         match internal {
             Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
             Internal::Report(report) => self.core.report(report, now),
+            Internal::Fetched { executor, job } => self.start(&executor, *job),
         }
     }
 
@@ -467,17 +530,31 @@ impl Dispatcher {
             Effect::Attach { executor, key, token } => {
                 let place = self.executors.get(&executor);
                 if !place.is_some_and(|place| place.attach(&key, &token, &self.reports_in)) {
-                    let why = format!("executor `{executor}` does not have it any more after the daemon's restart");
-                    self.core.report(Report { key, token, news: News::Lost(why) }, self.clock.now());
+                    let why =
+                        format!("executor `{executor}` does not have it any more after the daemon's restart");
+                    self.core.report(
+                        Report {
+                            key,
+                            token,
+                            news: News::Lost(why),
+                        },
+                        self.clock.now(),
+                    );
                 }
             }
         }
     }
 
-    fn dispatch(&self, dispatch: Dispatch) {
-        let Dispatch { executor, key, token, subject, stage, input, held } = dispatch;
-        let Some(place) = self.executors.get(&executor).cloned() else { return };
-        let reports = self.reports_in.clone();
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let Dispatch {
+            executor,
+            key,
+            token,
+            subject,
+            stage,
+            input,
+            held,
+        } = dispatch;
         let mut values = serde_json::Map::new();
         let mut payloads = Vec::new();
         for (name, value) in input {
@@ -490,39 +567,91 @@ impl Dispatcher {
                 InputValue::Payload { sha256, field } => payloads.push((name, sha256, field)),
             }
         }
-        let job = move |values| Job { key, token, subject, stage, input: Value::Object(values), held };
+        let job = move |values| Job {
+            key,
+            token,
+            subject,
+            stage,
+            input: Value::Object(values),
+            held,
+        };
         if payloads.is_empty() {
-            place.start(job(values), reports);
+            self.start(&executor, job(values));
             return;
         }
-        let journal = self.journal.clone();
+        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
         let task = async move {
-            for (name, sha256, field) in payloads {
-                let value = match journal.payload(&sha256).await {
-                    Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                match value {
-                    Ok(mut value) => {
-                        values.insert(name, value.get_mut(&field).map(Value::take).unwrap_or(Value::Null));
-                    }
-                    Err(why) => {
-                        let Job { key, token, .. } = job(values);
-                        let failure = Failure::permanent("payload_missing", why);
-                        reports.send(Report { key, token, news: News::Ended(Err(failure)) }).await;
-                        return;
+            let internal = match fetch(&*journal, payloads).await {
+                Ok(fetched) => {
+                    values.extend(fetched);
+                    Internal::Fetched {
+                        executor,
+                        job: Box::new(job(values)),
                     }
                 }
-            }
-            place.start(job(values), reports);
+                Err(why) => {
+                    let Job { key, token, .. } = job(values);
+                    let failure = Failure::permanent("payload_missing", why);
+                    Internal::Report(Report {
+                        key,
+                        token,
+                        news: News::Ended(Err(failure)),
+                    })
+                }
+            };
+            discard(back.send(internal).await);
         };
         drop(tokio::spawn(task));
+    }
+
+    /// Hands an attempt to its executor, unless it was stopped while its input was being fetched: the
+    /// executor, which did not know it then, would run it to its end.
+    fn start(&mut self, executor: &str, job: Job) {
+        let Job { key, token, .. } = &job;
+        let now = self.clock.now();
+        let why = match self.executors.get(executor) {
+            Some(place) if self.core.begin(key, token, now) => {
+                return place.start(job, self.reports_in.clone());
+            }
+            Some(_) => "it was stopped before it started".to_owned(),
+            None => format!("there is no executor `{executor}`"),
+        };
+        let report = Report {
+            key: key.clone(),
+            token: token.clone(),
+            news: News::Lost(why),
+        };
+        self.core.report(report, now);
     }
 
     /// The stages.
     pub fn registry(&self) -> &Arc<StageRegistry> {
         &self.registry
     }
+}
+
+/// Fields of payload files, each of which is read once; fields that are absent are left out.
+async fn fetch(
+    journal: &dyn Journal,
+    payloads: Vec<(String, String, String)>,
+) -> Result<Vec<(String, Value)>, String> {
+    let mut values = Vec::new();
+    let mut files: BTreeMap<String, Value> = BTreeMap::new();
+    for (name, sha256, field) in payloads {
+        if !files.contains_key(&sha256) {
+            let bytes = journal
+                .payload(&sha256)
+                .await
+                .map_err(|error| error.to_string())?;
+            let file = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            files.insert(sha256.clone(), file);
+        }
+        match files[&sha256].get(&field) {
+            None | Some(Value::Null) => {}
+            Some(value) => values.push((name, value.clone())),
+        }
+    }
+    Ok(values)
 }
 
 /// A commit under way.
@@ -533,7 +662,11 @@ struct Committing {
 
 impl Committing {
     fn new(journal: Arc<dyn Journal>, group: Group) -> Self {
-        let Group { batch, effects, replies } = group;
+        let Group {
+            batch,
+            effects,
+            replies,
+        } = group;
         let task = tokio::spawn(async move {
             if batch.is_empty() {
                 return Ok(());
@@ -541,7 +674,10 @@ impl Committing {
             crash::point("commit.before");
             journal.commit(&batch).await
         });
-        Self { task, after: Some((effects, replies)) }
+        Self {
+            task,
+            after: Some((effects, replies)),
+        }
     }
 
     async fn wait(&mut self) -> Result<(Vec<Effect>, Replies), JournalError> {
@@ -557,3 +693,6 @@ impl Committing {
 fn discard<T, E>(result: Result<T, E>) {
     drop(result);
 }
+
+#[cfg(test)]
+mod tests;

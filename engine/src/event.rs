@@ -78,7 +78,11 @@ impl PauseReason {
             Self::Operator(by) if by.why.is_empty() => format!("paused by {}", by.who),
             Self::Operator(by) => format!("paused by {}: {}", by.who, by.why),
             Self::Failed { step, failure } => format!("step `{step}` failed: {failure}"),
-            Self::RetriesUsedUp { step, attempts, failure } => {
+            Self::RetriesUsedUp {
+                step,
+                attempts,
+                failure,
+            } => {
                 format!("step `{step}` failed {attempts} times, the last time: {failure}")
             }
             Self::RewindsUsedUp { step, taken, failure } => {

@@ -56,7 +56,11 @@ impl Failure {
             message.truncate(end);
             message.push('…');
         }
-        Self { class, code: Cow::Borrowed(code), message }
+        Self {
+            class,
+            code: Cow::Borrowed(code),
+            message,
+        }
     }
 
     /// A failure that may not happen again.

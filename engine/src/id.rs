@@ -16,15 +16,26 @@ pub struct NameError {
 }
 
 fn check_slug(what: &'static str, text: &str) -> Result<(), NameError> {
-    let fail = |why| Err(NameError { what, text: text.chars().take(80).collect(), why });
-    let Some(first) = text.chars().next() else { return fail("it is empty") };
+    let fail = |why| {
+        Err(NameError {
+            what,
+            text: text.chars().take(80).collect(),
+            why,
+        })
+    };
+    let Some(first) = text.chars().next() else {
+        return fail("it is empty");
+    };
     if text.len() > 64 {
         return fail("it is longer than 64 characters");
     }
     if !first.is_ascii_lowercase() {
         return fail("it must begin with a lower-case letter");
     }
-    if !text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+    if !text
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    {
         return fail("only lower-case letters, digits and `_` are allowed");
     }
     Ok(())
@@ -130,7 +141,13 @@ impl fmt::Debug for RunId {
 impl FromStr for RunId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let fail = |why| Err(NameError { what: "run", text: text.chars().take(80).collect(), why });
+        let fail = |why| {
+            Err(NameError {
+                what: "run",
+                text: text.chars().take(80).collect(),
+                why,
+            })
+        };
         match text.strip_prefix("run_") {
             Some(hex) if hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
                 Ok(Self(text.into()))
@@ -167,15 +184,26 @@ impl Subject {
     /// A subject is 1 to 128 letters, digits, `.`, `_`, `-`, in parts that `/` separates. No part
     /// is empty or begins with a dot, so a subject can never leave the folder it names.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        let fail =
-            |why| Err(NameError { what: "subject", text: text.chars().take(80).collect(), why });
+        let fail = |why| {
+            Err(NameError {
+                what: "subject",
+                text: text.chars().take(80).collect(),
+                why,
+            })
+        };
         if text.is_empty() || text.len() > 128 {
             return fail("it must have 1 to 128 characters");
         }
-        if !text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/')) {
+        if !text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'))
+        {
             return fail("only letters, digits, `.`, `_`, `-` and `/` are allowed");
         }
-        if text.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+        if text
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
             return fail("a part between `/` is empty or begins with a dot");
         }
         Ok(Self(text.into()))

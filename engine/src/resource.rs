@@ -20,7 +20,10 @@ impl Resources {
 
     /// `self`, but never more cores than `capacity` has: "all cores" is a fair demand anywhere.
     pub fn clamped(self, capacity: Self) -> Self {
-        Self { cpu: self.cpu.min(capacity.cpu), ..self }
+        Self {
+            cpu: self.cpu.min(capacity.cpu),
+            ..self
+        }
     }
 }
 

@@ -199,9 +199,22 @@ impl RunState {
     /// # Errors
     /// The entry does not start a run of this graph.
     pub fn start(id: RunId, graph: Arc<Graph>, entry: &Entry) -> Result<Self, Illegal> {
-        let illegal = |what: &str| Illegal { run: id.clone(), seq: entry.seq, what: what.to_owned() };
-        let Some((Event::RunStarted { graph: hash, subject, params, artifacts, key, .. }, rest)) =
-            entry.events.split_first()
+        let illegal = |what: &str| Illegal {
+            run: id.clone(),
+            seq: entry.seq,
+            what: what.to_owned(),
+        };
+        let Some((
+            Event::RunStarted {
+                graph: hash,
+                subject,
+                params,
+                artifacts,
+                key,
+                ..
+            },
+            rest,
+        )) = entry.events.split_first()
         else {
             return Err(illegal("the first event does not start the run"));
         };
@@ -214,7 +227,11 @@ impl RunState {
         let steps: Vec<StepState> = graph
             .steps()
             .map(|(_, spec)| StepState {
-                status: if spec.needs.is_empty() { StepStatus::Ready } else { StepStatus::Pending },
+                status: if spec.needs.is_empty() {
+                    StepStatus::Ready
+                } else {
+                    StepStatus::Pending
+                },
                 visit: 1,
                 attempts: 0,
                 charged: 0,
@@ -229,7 +246,11 @@ impl RunState {
                 waited: false,
             })
             .collect();
-        let frontier = graph.steps().filter(|(_, spec)| spec.needs.is_empty()).map(|(ix, _)| ix).collect();
+        let frontier = graph
+            .steps()
+            .filter(|(_, spec)| spec.needs.is_empty())
+            .map(|(ix, _)| ix)
+            .collect();
         let mut state = Self {
             subject: subject.clone(),
             params: params.clone(),
@@ -262,7 +283,11 @@ impl RunState {
     /// An entry that cannot have happened, or none at all.
     pub fn fold(id: &RunId, graph: &Arc<Graph>, entries: &[Entry]) -> Result<Self, Illegal> {
         let Some((first, rest)) = entries.split_first() else {
-            return Err(Illegal { run: id.clone(), seq: 0, what: "it has no entries".to_owned() });
+            return Err(Illegal {
+                run: id.clone(),
+                seq: 0,
+                what: "it has no entries".to_owned(),
+            });
         };
         let mut state = Self::start(id.clone(), graph.clone(), first)?;
         for entry in rest {
@@ -297,7 +322,8 @@ impl RunState {
         if self.status.is_final() && !matches!(event, Event::AttemptReleased { .. }) {
             return Err(self.illegal(self.seq + 1, "the run has ended".to_owned()));
         }
-        self.transition(event, at).map_err(|what| self.illegal(self.seq + 1, what))
+        self.transition(event, at)
+            .map_err(|what| self.illegal(self.seq + 1, what))
     }
 
     /// Ends the entry that is being made.
@@ -312,7 +338,11 @@ impl RunState {
     }
 
     fn illegal(&self, seq: u64, what: String) -> Illegal {
-        Illegal { run: self.id.clone(), seq, what }
+        Illegal {
+            run: self.id.clone(),
+            seq,
+            what,
+        }
     }
 
     /// The state of a step.
@@ -350,7 +380,12 @@ impl RunState {
     /// The key of a try of a step's present visit.
     pub fn attempt_key(&self, ix: StepIx, attempt: u32) -> AttemptKey {
         let step = self.graph.step(ix).name.clone();
-        AttemptKey { run: self.id.clone(), step, visit: self.step(ix).visit, attempt }
+        AttemptKey {
+            run: self.id.clone(),
+            step,
+            visit: self.step(ix).visit,
+            attempt,
+        }
     }
 
     /// Where each field of a step's input comes from, with the values that are at hand.
@@ -363,14 +398,20 @@ impl RunState {
                 InputValue::Value(self.subject_artifacts.get(kind).cloned().unwrap_or(Value::Null))
             }
             Source::Output { step, field } => match &self.step(*step).output {
-                Some(Output::Inline(value)) => InputValue::Value(value.get(field).cloned().unwrap_or(Value::Null)),
-                Some(Output::Payload { sha256, .. }) => {
-                    InputValue::Payload { sha256: sha256.clone(), field: field.clone() }
+                Some(Output::Inline(value)) => {
+                    InputValue::Value(value.get(field).cloned().unwrap_or(Value::Null))
                 }
+                Some(Output::Payload { sha256, .. }) => InputValue::Payload {
+                    sha256: sha256.clone(),
+                    field: field.clone(),
+                },
                 None => InputValue::Value(Value::Null),
             },
         };
-        spec.inputs.iter().map(|(name, source)| (name.clone(), value(source))).collect()
+        spec.inputs
+            .iter()
+            .map(|(name, source)| (name.clone(), value(source)))
+            .collect()
     }
 
     /// Every artifact that the run made or found, by kind; of several the one of the latest step. One
@@ -381,7 +422,9 @@ impl RunState {
             artifacts.extend(found.clone());
         }
         for (ix, step) in self.steps() {
-            let Some(stage) = &self.graph.step(ix).stage else { continue };
+            let Some(stage) = &self.graph.step(ix).stage else {
+                continue;
+            };
             let fields = match &step.output {
                 Some(Output::Inline(value) | Output::Payload { artifacts: value, .. }) => value,
                 None => continue,
@@ -432,10 +475,23 @@ impl RunState {
     fn transition(&mut self, event: &Event, at: u64) -> Result<(), String> {
         match event {
             Event::RunStarted { .. } => return Err("the run starts twice".to_owned()),
-            Event::AttemptStarted { step, visit, attempt, token, executor, held } => {
+            Event::AttemptStarted {
+                step,
+                visit,
+                attempt,
+                token,
+                executor,
+                held,
+            } => {
                 let ix = self.expect(step, &[StepStatus::Ready])?;
                 if self.status != RunStatus::Running {
-                    return Err(format!("step `{step}` starts while the run is {}", self.status.as_str()));
+                    return Err(format!(
+                        "step `{step}` starts while the run is {}",
+                        self.status.as_str()
+                    ));
+                }
+                if self.graph.step(ix).stage.is_none() || self.must_wait(ix) {
+                    return Err(format!("step `{step}` has no stage, or must wait first"));
                 }
                 let state = &mut self.steps[ix.get()];
                 if *visit != state.visit || *attempt != state.attempts + 1 {
@@ -451,12 +507,24 @@ impl RunState {
                 });
                 self.set_status(ix, StepStatus::Running, at);
             }
-            Event::AttemptSucceeded { step, attempt, output, seconds } => {
+            Event::AttemptSucceeded {
+                step,
+                attempt,
+                output,
+                seconds,
+            } => {
                 let ix = self.expect_attempt(step, *attempt)?;
                 self.steps[ix.get()].seconds = *seconds;
                 self.succeed(ix, output.clone(), at);
             }
-            Event::AttemptFailed { step, attempt, failure, charged, seconds, still_running } => {
+            Event::AttemptFailed {
+                step,
+                attempt,
+                failure,
+                charged,
+                seconds,
+                still_running,
+            } => {
                 let ix = self.expect_attempt(step, *attempt)?;
                 if *still_running {
                     self.supersede(ix);
@@ -479,7 +547,12 @@ impl RunState {
                     return Err(format!("attempt {attempt} of `{step}` is not being discarded"));
                 }
             }
-            Event::StepWaiting { step, wake, reason, attempt } => {
+            Event::StepWaiting {
+                step,
+                wake,
+                reason,
+                attempt,
+            } => {
                 let ix = match attempt {
                     Some(attempt) => self.expect_attempt(step, *attempt)?,
                     None => self.expect(step, &[StepStatus::Ready, StepStatus::Failed])?,
@@ -546,13 +619,19 @@ impl RunState {
     }
 
     fn find(&self, step: &StepName) -> Result<StepIx, String> {
-        self.graph.find(step).ok_or_else(|| format!("there is no step `{step}`"))
+        self.graph
+            .find(step)
+            .ok_or_else(|| format!("there is no step `{step}`"))
     }
 
     fn expect(&self, step: &StepName, wanted: &[StepStatus]) -> Result<StepIx, String> {
         let ix = self.find(step)?;
         let status = self.step(ix).status;
-        if wanted.contains(&status) { Ok(ix) } else { Err(format!("step `{step}` is {}", status.as_str())) }
+        if wanted.contains(&status) {
+            Ok(ix)
+        } else {
+            Err(format!("step `{step}` is {}", status.as_str()))
+        }
     }
 
     fn expect_attempt(&self, step: &StepName, attempt: u32) -> Result<StepIx, String> {
@@ -567,8 +646,19 @@ impl RunState {
     fn supersede(&mut self, ix: StepIx) {
         let Some(key) = self.current_key(ix) else { return };
         if let Some(current) = self.steps[ix.get()].current.take() {
-            let Current { attempt, token, executor, held, .. } = current;
-            let discarding = Discarding { key: key.clone(), token, executor, held };
+            let Current {
+                attempt,
+                token,
+                executor,
+                held,
+                ..
+            } = current;
+            let discarding = Discarding {
+                key: key.clone(),
+                token,
+                executor,
+                held,
+            };
             self.discarding.insert((key.step, attempt), discarding);
         }
     }
@@ -577,7 +667,9 @@ impl RunState {
         let from_ix = self.expect(from, &[StepStatus::Failed])?;
         let to_ix = self.find(to)?;
         let edges = &self.graph.data().rewinds;
-        let edge = edges.iter().position(|edge| edge.on == on && edge.from == from_ix && edge.to == to_ix);
+        let edge = edges
+            .iter()
+            .position(|edge| edge.on == on && edge.from == from_ix && edge.to == to_ix);
         let edge = edge.ok_or_else(|| format!("there is no way back from `{from}` to `{to}` on `{on}`"))?;
         self.rewinds[edge] += 1;
         let again = self.graph.with_descendants(to_ix);
@@ -594,13 +686,18 @@ impl RunState {
             state.failures = 0;
             state.wake = None;
             state.output = None;
+            state.failure = None;
             state.waited = false;
             self.set_status(*ix, StepStatus::Pending, at);
         }
         // `again` is in an order where needs come first, so what a step needs is settled before it.
         let graph = self.graph.clone();
         for ix in again {
-            let unmet = graph.step(ix).needs.iter().filter(|need| self.step(**need).status != StepStatus::Succeeded);
+            let unmet = graph
+                .step(ix)
+                .needs
+                .iter()
+                .filter(|need| self.step(**need).status != StepStatus::Succeeded);
             let unmet = u32::try_from(unmet.count()).unwrap_or(u32::MAX);
             self.steps[ix.get()].unmet = unmet;
             if unmet == 0 {
@@ -613,6 +710,9 @@ impl RunState {
     fn finish(&mut self, end: RunEnd, at: u64) -> Result<(), String> {
         match end {
             RunEnd::Succeeded if !self.all_done() => return Err("it succeeds with steps undone".to_owned()),
+            RunEnd::Succeeded if self.status != RunStatus::Running => {
+                return Err(format!("it succeeds while {}", self.status.as_str()));
+            }
             RunEnd::Cancelled if self.status != RunStatus::Cancelling => {
                 return Err("it is cancelled unasked".to_owned());
             }

@@ -27,14 +27,19 @@ pub fn fields_of<T: JsonSchema>() -> Vec<Field> {
         .as_array()
         .map(|names| names.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    let Some(properties) = schema["properties"].as_object() else { return Vec::new() };
+    let Some(properties) = schema["properties"].as_object() else {
+        return Vec::new();
+    };
     properties
         .iter()
         .map(|(name, property)| Field {
             name: name.clone(),
             ty: type_name(property),
             required: required.contains(&name.as_str()),
-            doc: property["description"].as_str().unwrap_or_default().replace('\n', " "),
+            doc: property["description"]
+                .as_str()
+                .unwrap_or_default()
+                .replace('\n', " "),
         })
         .collect()
 }
@@ -48,8 +53,11 @@ fn type_name(schema: &Value) -> String {
         if let Some(options) = schema[key].as_array() {
             let is_null = |option: &&Value| option["type"] == "null";
             let optional = options.iter().any(|option| is_null(&option));
-            let names: Vec<String> =
-                options.iter().filter(|option| !is_null(option)).map(type_name).collect();
+            let names: Vec<String> = options
+                .iter()
+                .filter(|option| !is_null(option))
+                .map(type_name)
+                .collect();
             let name = names.join(" or ");
             return if optional { format!("{name}?") } else { name };
         }
@@ -64,8 +72,15 @@ fn type_name(schema: &Value) -> String {
         Value::String(kind) => simple(kind),
         Value::Array(kinds) => {
             let kinds: Vec<&str> = kinds.iter().filter_map(Value::as_str).collect();
-            let name = kinds.iter().find(|kind| **kind != "null").map_or("null".to_owned(), |kind| simple(kind));
-            if kinds.contains(&"null") { format!("{name}?") } else { name }
+            let name = kinds
+                .iter()
+                .find(|kind| **kind != "null")
+                .map_or("null".to_owned(), |kind| simple(kind));
+            if kinds.contains(&"null") {
+                format!("{name}?")
+            } else {
+                name
+            }
         }
         _ => "any".to_owned(),
     }
@@ -112,7 +127,10 @@ impl ParamType {
         };
         Self {
             name,
-            doc: schema["description"].as_str().unwrap_or_default().replace('\n', " "),
+            doc: schema["description"]
+                .as_str()
+                .unwrap_or_default()
+                .replace('\n', " "),
             normalise: |value| serde_json::from_value::<T>(value).and_then(serde_json::to_value),
         }
     }

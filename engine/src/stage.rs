@@ -124,7 +124,13 @@ impl StageContext {
         cancel: CancellationToken,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Self {
-        Self { key, subject, stores, cancel, progress: Arc::new(progress) }
+        Self {
+            key,
+            subject,
+            stores,
+            cancel,
+            progress: Arc::new(progress),
+        }
     }
 
     /// Reports how far the attempt is.
@@ -161,8 +167,14 @@ impl StageContext {
     }
 
     fn path_in_scratch(&self, key: &str) -> Result<PathBuf, Failure> {
-        let missing = || StoreError::Missing { store: SCRATCH.to_owned(), key: key.to_owned() };
-        self.stores.get(SCRATCH)?.local_path(key)?.ok_or_else(|| missing().into())
+        let missing = || StoreError::Missing {
+            store: SCRATCH.to_owned(),
+            key: key.to_owned(),
+        };
+        self.stores
+            .get(SCRATCH)?
+            .local_path(key)?
+            .ok_or_else(|| missing().into())
     }
 
     /// The artifact of a file or folder under this attempt's folder or the cache directory.
@@ -172,14 +184,22 @@ impl StageContext {
     pub fn scratch_artifact(&self, path: &Path, digest: Option<String>) -> Result<Artifact, Failure> {
         let root = self.path_in_scratch(&self.subject.folder())?;
         let rest = path.strip_prefix(&root).map_err(|_| {
-            Failure::permanent("outside_scratch", format!("{} is not below {}", path.display(), root.display()))
+            Failure::permanent(
+                "outside_scratch",
+                format!("{} is not below {}", path.display(), root.display()),
+            )
         })?;
         let bytes = tree_bytes(path).map_err(|error| Failure::io("measure", path, &error))?;
         let rest = rest.to_str().ok_or_else(|| {
             Failure::permanent("outside_scratch", format!("{} is not UTF-8", path.display()))
         })?;
         let key = format!("{}/{rest}", self.subject.folder());
-        Ok(Artifact { store: SCRATCH.to_owned(), key, bytes, digest })
+        Ok(Artifact {
+            store: SCRATCH.to_owned(),
+            key,
+            bytes,
+            digest,
+        })
     }
 
     /// The local path of an artifact.
@@ -212,7 +232,10 @@ fn panicked(error: tokio::task::JoinError) -> Failure {
         Ok(payload) => panic_text(&*payload),
         Err(error) => error.to_string(),
     };
-    Failure::permanent("panicked", format!("{text}; this is a bug of the stage, please report it"))
+    Failure::permanent(
+        "panicked",
+        format!("{text}; this is a bug of the stage, please report it"),
+    )
 }
 
 /// The message of a caught panic.
@@ -261,7 +284,11 @@ pub trait DynStage: Send + Sync + 'static {
     fn costs(&self, input: &Value) -> Resources;
 
     /// Decodes, runs, encodes.
-    fn run<'a>(&'a self, cx: &'a StageContext, input: Value) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>>;
+    fn run<'a>(
+        &'a self,
+        cx: &'a StageContext,
+        input: Value,
+    ) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>>;
 }
 
 fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
@@ -274,7 +301,11 @@ impl<S: Stage> DynStage for S {
         Stage::costs(self, input)
     }
 
-    fn run<'a>(&'a self, cx: &'a StageContext, input: Value) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>> {
+    fn run<'a>(
+        &'a self,
+        cx: &'a StageContext,
+        input: Value,
+    ) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>> {
         Box::pin(async move {
             let input = decode::<S>(input)?;
             match Stage::run(self, cx, input).await? {
@@ -330,7 +361,10 @@ impl StageRegistry {
     /// When the name is not a name or is taken: both are mistakes in the program, found at start.
     #[must_use]
     pub fn with<S: Stage>(mut self, stage: S) -> Self {
-        #[expect(clippy::expect_used, reason = "a constant of the program, checked at every start")]
+        #[expect(
+            clippy::expect_used,
+            reason = "a constant of the program, checked at every start"
+        )]
         let name = StageName::new(S::NAME).expect("a stage name");
         let info = StageInfo {
             name: name.clone(),
@@ -372,7 +406,10 @@ impl StageRegistry {
 
     /// What is known of a stage.
     pub fn info(&self, name: &str) -> Option<&StageInfo> {
-        self.stages.iter().find(|(key, _)| key.as_str() == name).map(|(_, (info, _))| info)
+        self.stages
+            .iter()
+            .find(|(key, _)| key.as_str() == name)
+            .map(|(_, (info, _))| info)
     }
 
     /// The stage itself.
@@ -399,6 +436,8 @@ impl StageRegistry {
 /// The `//!` header of a source file, as Markdown.
 fn header(source: &str) -> String {
     let lines = source.lines().take_while(|line| line.starts_with("//!"));
-    let text: Vec<&str> = lines.map(|line| line.trim_start_matches("//!").strip_prefix(' ').unwrap_or("")).collect();
+    let text: Vec<&str> = lines
+        .map(|line| line.trim_start_matches("//!").strip_prefix(' ').unwrap_or(""))
+        .collect();
     text.join("\n").trim().to_owned()
 }

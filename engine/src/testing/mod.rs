@@ -6,10 +6,13 @@
 )]
 
 mod clock;
+#[cfg(test)]
+mod formats;
 mod journal_suite;
 mod memory;
 mod sample;
-mod store_suite;
+#[cfg(test)]
+mod sim;
 
 pub use clock::SimClock;
 pub use journal_suite::{commit, journal_suite};

@@ -32,12 +32,21 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error.
     pub fn error(code: &'static str, span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code, message: message.into(), span, hint: None }
+        Self {
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            span,
+            hint: None,
+        }
     }
 
     /// A warning.
     pub fn warning(code: &'static str, span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(code, span, message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(code, span, message)
+        }
     }
 
     /// The same with a hint.
@@ -49,7 +58,7 @@ impl Diagnostic {
 
     /// Line and column of the place in `text`, both from 1; columns count characters.
     pub fn position(&self, text: &str) -> (usize, usize) {
-        let before = &text[..self.span.start.min(text.len())];
+        let before = &text[..text.floor_char_boundary(self.span.start)];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         (line, column)

@@ -10,9 +10,11 @@ use super::reader::{Complaints, Sp, Table, Value, kind, to_json};
 use crate::failure::FailureClass;
 
 pub(super) struct WorkflowFile {
-    pub(super) name: Sp<String>,
+    /// Nothing if it is missing, which was complained about; the rest is checked all the same.
+    pub(super) name: Option<Sp<String>>,
     pub(super) description: String,
-    pub(super) subject: Sp<String>,
+    /// As with the name.
+    pub(super) subject: Option<Sp<String>>,
     pub(super) params: Vec<ParamDecl>,
     pub(super) defaults: Policies,
     pub(super) steps: Vec<StepDecl>,
@@ -79,23 +81,30 @@ const MAX_FILE: usize = 1 << 20;
 
 pub(super) fn parse(text: &str) -> (Option<WorkflowFile>, Vec<Diagnostic>) {
     if text.len() > MAX_FILE {
-        let message = format!("the file has {} bytes; a workflow has at most {MAX_FILE}", text.len());
+        let message = format!(
+            "the file has {} bytes; a workflow has at most {MAX_FILE}",
+            text.len()
+        );
         return (None, vec![Diagnostic::error("too_large", 0..0, message)]);
     }
     let complaints = Complaints::default();
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        complaints.add(Diagnostic::error("syntax", span, error.message().trim().replace('\n', ", ")));
+        complaints.add(Diagnostic::error(
+            "syntax",
+            span,
+            error.message().trim().replace('\n', ", "),
+        ));
     }
     if !errors.is_empty() {
         return (None, complaints.into_vec());
     }
     let file = read(Table::new("a workflow file", 0..0, root.get_ref(), &complaints));
-    (file, complaints.into_vec())
+    (Some(file), complaints.into_vec())
 }
 
-fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
+fn read(root: Table<'_, '_>) -> WorkflowFile {
     let complaints = root.complaints();
     let head = root.table("workflow");
     if head.is_none() && root.get("workflow").is_none() {
@@ -106,7 +115,10 @@ fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
         Some(head) => {
             let name = head.required_string("name");
             let subject = head.required_string("subject");
-            let description = head.string("description").map(|text| text.value).unwrap_or_default();
+            let description = head
+                .string("description")
+                .map(|text| text.value)
+                .unwrap_or_default();
             head.finish();
             (name, subject, description)
         }
@@ -122,12 +134,24 @@ fn read(root: Table<'_, '_>) -> Option<WorkflowFile> {
         None => Policies::default(),
     };
     let steps: Vec<StepDecl> = match root.table("steps") {
-        Some(table) => table.entries().into_iter().filter_map(|(name, value)| read_step(name, value, complaints)).collect(),
+        Some(table) => table
+            .entries()
+            .into_iter()
+            .filter_map(|(name, value)| read_step(name, value, complaints))
+            .collect(),
         None => Vec::new(),
     };
     let rewinds = read_rewinds(&root);
     root.finish();
-    Some(WorkflowFile { name: name?, description, subject: subject?, params, defaults, steps, rewinds })
+    WorkflowFile {
+        name,
+        description,
+        subject,
+        params,
+        defaults,
+        steps,
+        rewinds,
+    }
 }
 
 fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
@@ -137,21 +161,42 @@ fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
         match value.get_ref() {
             DeValue::String(ty) => {
                 let ty = Sp::new(ty.to_string(), value.span());
-                params.push(ParamDecl { name, ty, default: None, doc: String::new() });
+                params.push(ParamDecl {
+                    name,
+                    ty,
+                    default: None,
+                    doc: String::new(),
+                });
             }
             DeValue::Table(inner) => {
-                let inner = Table::new(format!("parameter `{}`", name.value), value.span(), inner, complaints);
+                let inner = Table::new(
+                    format!("parameter `{}`", name.value),
+                    value.span(),
+                    inner,
+                    complaints,
+                );
                 let ty = inner.required_string("type");
-                let default = inner.get("default").map(|value| Sp::new(to_json(value.get_ref()), value.span()));
+                let default = inner
+                    .get("default")
+                    .map(|value| Sp::new(to_json(value.get_ref()), value.span()));
                 let doc = inner.string("doc").map(|text| text.value).unwrap_or_default();
                 inner.finish();
                 if let Some(ty) = ty {
-                    params.push(ParamDecl { name, ty, default, doc });
+                    params.push(ParamDecl {
+                        name,
+                        ty,
+                        default,
+                        doc,
+                    });
                 }
             }
             other => complaints.add(
-                Diagnostic::error("wrong_type", value.span(), format!("a parameter is a type, not {}", kind(other)))
-                    .hint("write name = \"type\", or name = { type = \"…\", default = …, doc = \"…\" }"),
+                Diagnostic::error(
+                    "wrong_type",
+                    value.span(),
+                    format!("a parameter is a type, not {}", kind(other)),
+                )
+                .hint("write name = \"type\", or name = { type = \"…\", default = …, doc = \"…\" }"),
             ),
         }
     }
@@ -170,7 +215,10 @@ fn read_policies(table: &Table<'_, '_>) -> Policies {
         retry.finish();
     }
     if let Some(timeout) = table.table("timeout") {
-        policies.timeout = TimeoutDecl { run: timeout.duration("run"), silence: timeout.duration("silence") };
+        policies.timeout = TimeoutDecl {
+            run: timeout.duration("run"),
+            silence: timeout.duration("silence"),
+        };
         timeout.finish();
     }
     policies
@@ -185,9 +233,12 @@ fn read_classes(retry: &Table<'_, '_>) -> Vec<Sp<FailureClass>> {
             "permanent" => FailureClass::Permanent,
             other => {
                 let message = format!("`{other}` is not a failure class that can be retried");
-                let hint = did_you_mean(other, ["transient", "critical", "permanent"])
-                    .unwrap_or_else(|| "use transient, critical or permanent; rewinds are [[rewind]] edges".to_owned());
-                retry.complaints().add(Diagnostic::error("unknown_class", text.span.clone(), message).hint(hint));
+                let hint = did_you_mean(other, ["transient", "critical", "permanent"]).unwrap_or_else(|| {
+                    "use transient, critical or permanent; rewinds are [[rewind]] edges".to_owned()
+                });
+                retry
+                    .complaints()
+                    .add(Diagnostic::error("unknown_class", text.span.clone(), message).hint(hint));
                 continue;
             }
         };
@@ -202,11 +253,19 @@ fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Op
         complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [steps.NAME]"));
         return None;
     };
-    let table = Table::new(format!("step `{}`", name.value), name.span.clone(), table, complaints);
+    let table = Table::new(
+        format!("step `{}`", name.value),
+        name.span.clone(),
+        table,
+        complaints,
+    );
     let step = StepDecl {
         stage: table.string("stage"),
         needs: table.strings("needs"),
-        with: table.table("with").map(|with| read_with(&with)).unwrap_or_default(),
+        with: table
+            .table("with")
+            .map(|with| read_with(&with))
+            .unwrap_or_default(),
         policies: read_policies(&table),
         wait: read_wait(&table),
         name,
@@ -220,11 +279,11 @@ fn read_with(with: &Table<'_, '_>) -> Vec<(Sp<String>, Sp<Wire>)> {
     for (field, value) in with.entries() {
         let wire = match value.get_ref() {
             DeValue::String(text) => Wire::Reference(text.to_string()),
-            DeValue::Table(inner) if inner.len() == 1 && inner.contains_key("value") => {
-                inner.get("value").map_or(Wire::Literal(serde_json::Value::Null), |value| {
+            DeValue::Table(inner) if inner.len() == 1 && inner.contains_key("value") => inner
+                .get("value")
+                .map_or(Wire::Literal(serde_json::Value::Null), |value| {
                     Wire::Literal(to_json(value.get_ref()))
-                })
-            }
+                }),
             other => Wire::Literal(to_json(other)),
         };
         wires.push((field, Sp::new(wire, value.span())));
@@ -236,16 +295,23 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
     let value = step.get("wait")?;
     if let DeValue::String(text) = value.get_ref() {
         let text = Sp::new(text.to_string(), value.span());
-        return step.parse_duration("wait", &text).map(|duration| Sp::new(WaitDecl::For(duration.value), duration.span));
+        return step
+            .parse_duration("wait", &text)
+            .map(|duration| Sp::new(WaitDecl::For(duration.value), duration.span));
     }
     let table = step.table("wait")?;
-    let wait = match (table.duration("for"), table.string("signal")) {
-        (Some(duration), None) => Some(WaitDecl::For(duration.value)),
-        (None, Some(signal)) => Some(WaitDecl::Signal(signal.value)),
+    let wait = match (table.get("for").is_some(), table.get("signal").is_some()) {
+        (true, false) => table
+            .duration("for")
+            .map(|duration| WaitDecl::For(duration.value)),
+        (false, true) => table
+            .string("signal")
+            .map(|signal| WaitDecl::Signal(signal.value)),
         _ => {
             let message = "a wait has either `for` or `signal`";
             let hint = "write wait = \"10min\", wait = { for = \"10min\" } or wait = { signal = \"go\" }";
-            step.complaints().add(Diagnostic::error("bad_wait", value.span(), message).hint(hint));
+            step.complaints()
+                .add(Diagnostic::error("bad_wait", value.span(), message).hint(hint));
             None
         }
     };
@@ -256,7 +322,9 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
 
 fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
     let complaints = root.complaints();
-    let Some(value) = root.get("rewind") else { return Vec::new() };
+    let Some(value) = root.get("rewind") else {
+        return Vec::new();
+    };
     let Some(items) = value.get_ref().as_array() else {
         let message = "`rewind` is a list of tables";
         complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [[rewind]]"));
@@ -265,7 +333,11 @@ fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
     let mut rewinds = Vec::new();
     for item in items.iter() {
         let Some(table) = item.get_ref().as_table() else {
-            complaints.add(Diagnostic::error("wrong_type", item.span(), "a rewind edge is a table"));
+            complaints.add(Diagnostic::error(
+                "wrong_type",
+                item.span(),
+                "a rewind edge is a table",
+            ));
             continue;
         };
         let table = Table::new("a rewind edge", item.span(), table, complaints);
@@ -275,7 +347,13 @@ fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
         let max = table.count("max", 100).map_or(3, |max| max.value);
         table.finish();
         if let (Some(on), Some(from), Some(to)) = (on, from, to) {
-            rewinds.push(RewindDecl { span: item.span(), on, from, to, max });
+            rewinds.push(RewindDecl {
+                span: item.span(),
+                on,
+                from,
+                to,
+                max,
+            });
         }
     }
     rewinds

@@ -212,18 +212,30 @@ impl Graph {
             }
             for need in &step.needs {
                 if need.get() >= at {
-                    return Err(format!("step `{}` needs a step that does not come before it", step.name));
+                    return Err(format!(
+                        "step `{}` needs a step that does not come before it",
+                        step.name
+                    ));
                 }
                 digraph.add_edge(NodeIndex::new(need.get()), node, ());
             }
         }
         let last = data.steps.len();
-        if data.rewinds.iter().any(|edge| edge.from.get() >= last || edge.to.get() >= last) {
+        if data
+            .rewinds
+            .iter()
+            .any(|edge| edge.from.get() >= last || edge.to.get() >= last)
+        {
             return Err("a rewind edge names a step that is not there".to_owned());
         }
         let bytes = serde_json::to_vec(&data).map_err(|error| error.to_string())?;
         let hash = hex::encode(Sha256::digest(&bytes)).into();
-        Ok(Self { data, digraph, by_name, hash })
+        Ok(Self {
+            data,
+            digraph,
+            by_name,
+            hash,
+        })
     }
 
     /// What the graph says.
@@ -253,13 +265,17 @@ impl Graph {
 
     /// The steps that need this one directly.
     pub fn dependents(&self, ix: StepIx) -> impl Iterator<Item = StepIx> + '_ {
-        self.digraph.neighbors(NodeIndex::new(ix.get())).map(|node| self.digraph[node])
+        self.digraph
+            .neighbors(NodeIndex::new(ix.get()))
+            .map(|node| self.digraph[node])
     }
 
     /// The step itself and all that need it, directly or not.
     pub fn with_descendants(&self, ix: StepIx) -> BTreeSet<StepIx> {
         let mut dfs = Dfs::new(&self.digraph, NodeIndex::new(ix.get()));
-        std::iter::from_fn(|| dfs.next(&self.digraph)).map(|node| self.digraph[node]).collect()
+        std::iter::from_fn(|| dfs.next(&self.digraph))
+            .map(|node| self.digraph[node])
+            .collect()
     }
 
     /// All steps that this one needs, directly or not.

@@ -10,7 +10,9 @@ mod resolve;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use graph::{Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec};
+pub use graph::{
+    Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
+};
 
 use crate::stage::StageRegistry;
 
@@ -19,6 +21,8 @@ pub fn load(text: &str, registry: &StageRegistry) -> (Option<Graph>, Vec<Diagnos
     let (file, mut diagnostics) = file::parse(text);
     let graph = file.and_then(|file| resolve::resolve(&file, registry, &mut diagnostics));
     diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
-    let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    let failed = diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error);
     (graph.filter(|_| !failed), diagnostics)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, did_you_mean};
 
@@ -49,8 +49,19 @@ pub(super) struct Table<'a, 'i> {
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    pub(super) fn new(name: impl Into<String>, span: Range<usize>, table: &'a DeTable<'i>, complaints: &'a Complaints) -> Self {
-        Self { span, name: name.into(), table, known: RefCell::default(), complaints }
+    pub(super) fn new(
+        name: impl Into<String>,
+        span: Range<usize>,
+        table: &'a DeTable<'i>,
+        complaints: &'a Complaints,
+    ) -> Self {
+        Self {
+            span,
+            name: name.into(),
+            table,
+            known: RefCell::default(),
+            complaints,
+        }
     }
 
     pub(super) fn get(&self, key: &'static str) -> Option<&'a Value<'i>> {
@@ -78,15 +89,20 @@ impl<'a, 'i> Table<'a, 'i> {
             }
             let message = format!("{} has no key `{}`", self.name, key.value);
             let hint = did_you_mean(&key.value, known.iter().copied()).unwrap_or_else(|| {
-                format!("known here: {}", known.iter().copied().collect::<Vec<_>>().join(", "))
+                format!(
+                    "known here: {}",
+                    known.iter().copied().collect::<Vec<_>>().join(", ")
+                )
             });
-            self.complaints.add(Diagnostic::error("unknown_key", key.span, message).hint(hint));
+            self.complaints
+                .add(Diagnostic::error("unknown_key", key.span, message).hint(hint));
         }
     }
 
     fn wrong_type(&self, key: &str, value: &Value<'i>, wanted: &str) {
         let message = format!("`{key}` must be {wanted}, not {}", kind(value.get_ref()));
-        self.complaints.add(Diagnostic::error("wrong_type", value.span(), message));
+        self.complaints
+            .add(Diagnostic::error("wrong_type", value.span(), message));
     }
 
     pub(super) fn string(&self, key: &'static str) -> Option<Sp<String>> {
@@ -104,14 +120,17 @@ impl<'a, 'i> Table<'a, 'i> {
         if !self.table.contains_key(key) {
             self.known.borrow_mut().insert(key);
             let message = format!("{} needs the key `{key}`", self.name);
-            self.complaints.add(Diagnostic::error("missing_key", self.span.clone(), message));
+            self.complaints
+                .add(Diagnostic::error("missing_key", self.span.clone(), message));
             return None;
         }
         self.string(key)
     }
 
     pub(super) fn strings(&self, key: &'static str) -> Vec<Sp<String>> {
-        let Some(value) = self.get(key) else { return Vec::new() };
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
         let Some(items) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of strings, for example [\"pc1\"]");
             return Vec::new();
@@ -133,7 +152,10 @@ impl<'a, 'i> Table<'a, 'i> {
             .get_ref()
             .as_integer()
             .and_then(|number| i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok());
-        match number.and_then(|number| u32::try_from(number).ok()).filter(|number| (1..=max).contains(number)) {
+        match number
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| (1..=max).contains(number))
+        {
             Some(number) => Some(Sp::new(number, value.span())),
             None => {
                 self.wrong_type(key, value, &format!("a whole number from 1 to {max}"));
@@ -153,7 +175,8 @@ impl<'a, 'i> Table<'a, 'i> {
             Err(error) => {
                 let message = format!("`{key}` is not a duration: {error}");
                 let hint = "write a number and a unit, for example \"30s\", \"10min\" or \"12h\"";
-                self.complaints.add(Diagnostic::error("bad_duration", text.span.clone(), message).hint(hint));
+                self.complaints
+                    .add(Diagnostic::error("bad_duration", text.span.clone(), message).hint(hint));
                 None
             }
         }
@@ -162,7 +185,12 @@ impl<'a, 'i> Table<'a, 'i> {
     pub(super) fn table(&self, key: &'static str) -> Option<Table<'a, 'i>> {
         let value = self.get(key)?;
         match value.get_ref() {
-            DeValue::Table(table) => Some(Table::new(format!("`{key}`"), value.span(), table, self.complaints)),
+            DeValue::Table(table) => Some(Table::new(
+                format!("`{key}`"),
+                value.span(),
+                table,
+                self.complaints,
+            )),
             _ => {
                 self.wrong_type(key, value, "a table");
                 None
@@ -200,7 +228,10 @@ pub(super) fn to_json(value: &DeValue<'_>) -> serde_json::Value {
         DeValue::Datetime(date) => Json::String(date.to_string()),
         DeValue::Array(items) => Json::Array(items.iter().map(|item| to_json(item.get_ref())).collect()),
         DeValue::Table(table) => Json::Object(
-            table.iter().map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref()))).collect(),
+            table
+                .iter()
+                .map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref())))
+                .collect(),
         ),
     }
 }

@@ -7,7 +7,7 @@ use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::diagnostic::{Diagnostic, did_you_mean};
-use super::file::{ParamDecl, Policies, StepDecl, WaitDecl, Wire, WorkflowFile};
+use super::file::{ParamDecl, Policies, WaitDecl, Wire, WorkflowFile};
 use super::graph::{
     Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
 };
@@ -27,6 +27,8 @@ struct Resolver<'a> {
     places: BTreeMap<&'a str, usize>,
     /// For each place the places of the steps that come before it.
     ancestors: Vec<BTreeSet<usize>>,
+    /// Places of steps whose stage or needs could not be found: what they give and get is not known.
+    unsure: BTreeSet<usize>,
 }
 
 pub(super) fn resolve(
@@ -34,8 +36,21 @@ pub(super) fn resolve(
     registry: &StageRegistry,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Graph> {
-    let places = file.steps.iter().enumerate().map(|(at, step)| (step.name.value.as_str(), at)).collect();
-    Resolver { file, registry, diagnostics, places, ancestors: Vec::new() }.run()
+    let places = file
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(at, step)| (step.name.value.as_str(), at))
+        .collect();
+    Resolver {
+        file,
+        registry,
+        diagnostics,
+        places,
+        ancestors: Vec::new(),
+        unsure: BTreeSet::new(),
+    }
+    .run()
 }
 
 impl<'a> Resolver<'a> {
@@ -57,19 +72,23 @@ impl<'a> Resolver<'a> {
 
     fn run(mut self) -> Option<Graph> {
         let file = self.file;
-        let name = self.name(&file.name, WorkflowName::new);
+        let name = file
+            .name
+            .as_ref()
+            .and_then(|name| self.name(name, WorkflowName::new));
+        let head = file.name.as_ref().map_or(0..0, |name| name.span.clone());
         if file.steps.is_empty() {
             let hint = Some("add a table for each step, for example [steps.add_pieces]".to_owned());
-            self.error("no_steps", &file.name.span, "the workflow has no steps".to_owned(), hint);
+            self.error("no_steps", &head, "the workflow has no steps".to_owned(), hint);
         }
         if file.steps.len() > MAX_STEPS {
             let message = format!("{} steps; a workflow has at most {MAX_STEPS}", file.steps.len());
-            self.error("too_many_steps", &file.name.span, message, None);
+            self.error("too_many_steps", &head, message, None);
             return None;
         }
         let params = self.params();
         self.subject();
-        let stages: Vec<Option<&StageInfo>> = file.steps.iter().map(|step| self.stage(step)).collect();
+        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len()).map(|place| self.stage(place)).collect();
         let order = self.order()?;
         // `order[i]` is the place in the file of the i-th step; `rank` is the way back.
         let mut rank = vec![0; order.len()];
@@ -82,12 +101,18 @@ impl<'a> Resolver<'a> {
         for place in &order {
             let decl = &file.steps[*place];
             let stage = stages[*place];
-            let mut needs: Vec<StepIx> =
-                decl.needs.iter().filter_map(|need| self.places.get(need.value.as_str())).map(|at| ix(*at)).collect();
+            let mut needs: Vec<StepIx> = decl
+                .needs
+                .iter()
+                .filter_map(|need| self.places.get(need.value.as_str()))
+                .map(|at| ix(*at))
+                .collect();
             needs.sort();
             needs.dedup();
             let inputs = self.inputs(*place, stage, &stages, &ix);
-            let name = self.name(&decl.name, StepName::new)?;
+            let Some(name) = self.name(&decl.name, StepName::new) else {
+                continue;
+            };
             steps.push(StepSpec {
                 name,
                 stage: stage.map(stage_ref),
@@ -102,12 +127,23 @@ impl<'a> Resolver<'a> {
             });
         }
         let rewinds = self.rewinds(&ix);
-        self.unused_params(&steps);
-        let claim = stages.iter().flatten().map(|stage| stage.claim).max().unwrap_or(Claim::None);
+        // A step that could not be resolved may take any of them.
+        if self.unsure.is_empty() && steps.len() == order.len() {
+            self.unused_params(&steps);
+        }
+        if steps.len() != order.len() {
+            return None;
+        }
+        let claim = stages
+            .iter()
+            .flatten()
+            .map(|stage| stage.claim)
+            .max()
+            .unwrap_or(Claim::None);
         let data = GraphData {
             name: name?,
             description: file.description.clone(),
-            subject: file.subject.value.clone(),
+            subject: file.subject.as_ref()?.value.clone(),
             claim,
             params,
             steps,
@@ -116,7 +152,7 @@ impl<'a> Resolver<'a> {
         match Graph::new(data) {
             Ok(graph) => Some(graph),
             Err(message) => {
-                self.error("internal", &file.name.span, message, None);
+                self.error("internal", &head, message, None);
                 None
             }
         }
@@ -125,17 +161,32 @@ impl<'a> Resolver<'a> {
     fn params(&mut self) -> Vec<ParamSpec> {
         let mut params = Vec::new();
         for decl in &self.file.params {
-            let ParamDecl { name, ty, default, doc } = decl;
+            let ParamDecl {
+                name,
+                ty,
+                default,
+                doc,
+            } = decl;
             if StepName::new(&name.value).is_err() {
                 let message = format!("`{}` is not a parameter name", name.value);
-                self.error("bad_name", &name.span, message, Some("use lower-case letters, digits and _".into()));
+                self.error(
+                    "bad_name",
+                    &name.span,
+                    message,
+                    Some("use lower-case letters, digits and _".into()),
+                );
             }
             let registry = self.registry;
             let Some(known) = registry.param_type(&ty.value) else {
                 let names = registry.param_types().map(|ty| ty.name.as_str());
                 let hint = did_you_mean(&ty.value, names.clone())
                     .unwrap_or_else(|| format!("types: {}", names.collect::<Vec<_>>().join(", ")));
-                self.error("unknown_type", &ty.span, format!("there is no type `{}`", ty.value), Some(hint));
+                self.error(
+                    "unknown_type",
+                    &ty.span,
+                    format!("there is no type `{}`", ty.value),
+                    Some(hint),
+                );
                 continue;
             };
             let default = match default {
@@ -149,24 +200,36 @@ impl<'a> Resolver<'a> {
                     }
                 },
             };
-            params.push(ParamSpec { name: name.value.clone(), ty: ty.value.clone(), default, doc: doc.clone() });
+            params.push(ParamSpec {
+                name: name.value.clone(),
+                ty: ty.value.clone(),
+                default,
+                doc: doc.clone(),
+            });
         }
         params
     }
 
     /// The subject's kind must be known, and the parameters that name the subject declared.
     fn subject(&mut self) {
-        let (registry, subject) = (self.registry, &self.file.subject);
+        let registry = self.registry;
+        let Some(subject) = &self.file.subject else { return };
         let Some(kind) = registry.subject_kind(&subject.value) else {
             let names = registry.subject_kinds().map(|kind| kind.name);
             let hint = did_you_mean(&subject.value, names.clone())
                 .unwrap_or_else(|| format!("subjects: {}", names.collect::<Vec<_>>().join(", ")));
-            self.error("unknown_subject", &subject.span, format!("there is no subject `{}`", subject.value), Some(hint));
+            self.error(
+                "unknown_subject",
+                &subject.span,
+                format!("there is no subject `{}`", subject.value),
+                Some(hint),
+            );
             return;
         };
         for (name, ty) in kind.params {
             match self.file.params.iter().find(|param| param.name.value == *name) {
-                Some(param) if param.ty.value == *ty => {}
+                // An unknown type has its complaint.
+                Some(param) if param.ty.value == *ty || registry.param_type(&param.ty.value).is_none() => {}
                 Some(param) => {
                     let message = format!("a {} is named by its `{name}`, which is a {ty}", kind.name);
                     self.error("wrong_type", &param.ty.span, message, None);
@@ -180,7 +243,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn stage(&mut self, step: &StepDecl) -> Option<&'a StageInfo> {
+    fn stage(&mut self, place: usize) -> Option<&'a StageInfo> {
+        let step = &self.file.steps[place];
         let (name, span) = match &step.stage {
             Some(stage) => (&stage.value, &stage.span),
             None => (&step.name.value, &step.name.span),
@@ -189,10 +253,18 @@ impl<'a> Resolver<'a> {
         let info = registry.info(name);
         // A step with a wait and no stage of its name only waits.
         if info.is_none() && !(step.wait.is_some() && step.stage.is_none()) {
-            let hint = did_you_mean(name, registry.iter().map(|info| info.name.as_str())).unwrap_or_else(|| {
-                "`sealflow stage list` names them; a step of another name needs `stage = \"…\"`".to_owned()
-            });
-            self.error("unknown_stage", span, format!("there is no stage `{name}`"), Some(hint));
+            self.unsure.insert(place);
+            let hint =
+                did_you_mean(name, registry.iter().map(|info| info.name.as_str())).unwrap_or_else(|| {
+                    "`sealflow stage list` names them; a step of another name needs `stage = \"…\"`"
+                        .to_owned()
+                });
+            self.error(
+                "unknown_stage",
+                span,
+                format!("there is no stage `{name}`"),
+                Some(hint),
+            );
         }
         info
     }
@@ -210,8 +282,12 @@ impl<'a> Resolver<'a> {
                         graph.update_edge(NodeIndex::new(*needed), NodeIndex::new(at), ());
                     }
                     None => {
+                        self.unsure.insert(at);
                         let hint = did_you_mean(&need.value, self.places.keys().copied());
-                        let message = format!("step `{}` needs `{}`, which is not a step", step.name.value, need.value);
+                        let message = format!(
+                            "step `{}` needs `{}`, which is not a step",
+                            step.name.value, need.value
+                        );
                         self.error("unknown_step", &need.span, message, hint);
                     }
                 }
@@ -223,20 +299,34 @@ impl<'a> Resolver<'a> {
         }
         for component in tarjan_scc(&graph) {
             let is_cycle = component.len() > 1
-                || component.iter().any(|node| graph.find_edge(*node, *node).is_some());
+                || component
+                    .iter()
+                    .any(|node| graph.find_edge(*node, *node).is_some());
             if !is_cycle {
                 continue;
             }
             let path = cycle_path(&graph, &component);
-            let names: Vec<&str> = path.iter().map(|at| self.file.steps[*at].name.value.as_str()).collect();
+            let names: Vec<&str> = path
+                .iter()
+                .map(|at| self.file.steps[*at].name.value.as_str())
+                .collect();
             let last = &self.file.steps[path[0]];
             let span = last
                 .needs
                 .iter()
                 .find(|need| names.contains(&need.value.as_str()))
                 .map_or(last.name.span.clone(), |need| need.span.clone());
-            let message = format!("these steps need each other in a circle: {} → {}", names.join(" → "), names[0]);
-            self.error("cycle", &span, message, Some("take one of these needs away".to_owned()));
+            let message = format!(
+                "these steps need each other in a circle: {} → {}",
+                names.join(" → "),
+                names[0]
+            );
+            self.error(
+                "cycle",
+                &span,
+                message,
+                Some("take one of these needs away".to_owned()),
+            );
         }
         None
     }
@@ -305,42 +395,74 @@ impl<'a> Resolver<'a> {
         ix: &dyn Fn(usize) -> StepIx,
     ) -> Option<Source> {
         let step = &self.file.steps[place];
-        let gives = |at: usize| stages[at].and_then(|info| info.outputs.iter().find(|out| out.name == field.name));
-        let givers: Vec<usize> = self.ancestors[place].iter().copied().filter(|at| gives(*at).is_some()).collect();
+        let gives =
+            |at: usize| stages[at].and_then(|info| info.outputs.iter().find(|out| out.name == field.name));
+        let givers: Vec<usize> = self.ancestors[place]
+            .iter()
+            .copied()
+            .filter(|at| gives(*at).is_some())
+            .collect();
         // The nearest one is the one that no other giver comes after.
-        let nearest: Vec<usize> =
-            givers.iter().copied().filter(|at| !givers.iter().any(|other| self.ancestors[*other].contains(at))).collect();
+        let nearest: Vec<usize> = givers
+            .iter()
+            .copied()
+            .filter(|at| !givers.iter().any(|other| self.ancestors[*other].contains(at)))
+            .collect();
         match nearest.as_slice() {
             [at] => {
                 let ty = gives(*at).map(|out| out.ty.clone()).unwrap_or_default();
                 let from = format!("{}.{}", self.file.steps[*at].name.value, field.name);
                 self.check_type(field, &ty, &from, &step.name.span);
-                return Some(Source::Output { step: ix(*at), field: field.name.clone() });
+                return Some(Source::Output {
+                    step: ix(*at),
+                    field: field.name.clone(),
+                });
             }
             [] => {}
             several => {
-                let names: Vec<&str> = several.iter().map(|at| self.file.steps[*at].name.value.as_str()).collect();
+                let names: Vec<&str> = several
+                    .iter()
+                    .map(|at| self.file.steps[*at].name.value.as_str())
+                    .collect();
                 let message = format!(
                     "input `{}` of step `{}` could come from {}",
                     field.name,
                     step.name.value,
                     names.join(" or ")
                 );
-                let hint = format!("choose one: with = {{ {} = \"{}.{}\" }}", field.name, names[0], field.name);
+                let hint = format!(
+                    "choose one: with = {{ {} = \"{}.{}\" }}",
+                    field.name, names[0], field.name
+                );
                 self.error("ambiguous_input", &step.name.span, message, Some(hint));
                 return None;
             }
         }
-        if let Some(param) = self.file.params.iter().find(|param| param.name.value == field.name) {
+        if let Some(param) = self
+            .file
+            .params
+            .iter()
+            .find(|param| param.name.value == field.name)
+        {
             let from = format!("params.{}", field.name);
             self.check_type(field, &param.ty.value, &from, &step.name.span);
             return Some(Source::Param(field.name.clone()));
         }
         if field.ty.trim_end_matches('?') == "artifact" {
-            return Some(Source::Subject { kind: field.name.clone(), optional: !field.required });
+            return Some(Source::Subject {
+                kind: field.name.clone(),
+                optional: !field.required,
+            });
         }
-        if field.required {
-            let elsewhere = self.file.steps.iter().enumerate().find(|(at, _)| *at != place && gives(*at).is_some());
+        // What is unknown before it may be what gives it; one complaint is enough.
+        let unsure = self.unsure.contains(&place) || !self.unsure.is_disjoint(&self.ancestors[place]);
+        if field.required && !unsure {
+            let elsewhere = self
+                .file
+                .steps
+                .iter()
+                .enumerate()
+                .find(|(at, _)| *at != place && gives(*at).is_some());
             let hint = match elsewhere {
                 Some((_, other)) => format!("step `{}` gives it: add it to `needs`", other.name.value),
                 None => format!(
@@ -348,15 +470,22 @@ impl<'a> Resolver<'a> {
                     field.name, field.ty, field.name
                 ),
             };
-            let message = format!("nothing gives step `{}` its input `{}` ({})", step.name.value, field.name, field.ty);
+            let message = format!(
+                "nothing gives step `{}` its input `{}` ({})",
+                step.name.value, field.name, field.ty
+            );
             self.error("unfilled_input", &step.name.span, message, Some(hint));
         }
         None
     }
 
     fn check_type(&mut self, field: &Field, given: &str, from: &str, span: &Range<usize>) {
-        if !assignable(given, &field.ty) {
-            let message = format!("input `{}` is a {}, but `{from}` is a {given}", field.name, field.ty);
+        let unknown = from.starts_with("params.") && self.registry.param_type(given).is_none();
+        if !unknown && !assignable(given, &field.ty) {
+            let message = format!(
+                "input `{}` is a {}, but `{from}` is a {given}",
+                field.name, field.ty
+            );
             self.error("wrong_type", span, message, None);
         }
     }
@@ -382,7 +511,10 @@ impl<'a> Resolver<'a> {
             Wire::Reference(text) => text,
         };
         let literal_hint = || {
-            format!("write \"step.field\" or \"params.name\"; for the text itself {} = {{ value = \"{text}\" }}", field.name)
+            format!(
+                "write \"step.field\" or \"params.name\"; for the text itself {} = {{ value = \"{text}\" }}",
+                field.name
+            )
         };
         let Some((step, name)) = text.split_once('.') else {
             let message = format!("`{text}` does not say where `{}` comes from", field.name);
@@ -391,8 +523,16 @@ impl<'a> Resolver<'a> {
         };
         if step == "params" {
             let Some(param) = self.file.params.iter().find(|param| param.name.value == name) else {
-                let hint = did_you_mean(name, self.file.params.iter().map(|param| param.name.value.as_str()));
-                self.error("unknown_param", &wire.span, format!("there is no parameter `{name}`"), hint);
+                let hint = did_you_mean(
+                    name,
+                    self.file.params.iter().map(|param| param.name.value.as_str()),
+                );
+                self.error(
+                    "unknown_param",
+                    &wire.span,
+                    format!("there is no parameter `{name}`"),
+                    hint,
+                );
                 return None;
             };
             self.check_type(field, &param.ty.value, text, &wire.span);
@@ -400,12 +540,22 @@ impl<'a> Resolver<'a> {
         }
         let Some(at) = self.places.get(step).copied() else {
             let hint = did_you_mean(step, self.places.keys().copied()).unwrap_or_else(literal_hint);
-            self.error("unknown_step", &wire.span, format!("there is no step `{step}`"), Some(hint));
+            self.error(
+                "unknown_step",
+                &wire.span,
+                format!("there is no step `{step}`"),
+                Some(hint),
+            );
             return None;
         };
         if !self.ancestors[place].contains(&at) {
             let message = format!("step `{step}` need not have ended when this step starts");
-            self.error("not_needed", &wire.span, message, Some(format!("add \"{step}\" to `needs`")));
+            self.error(
+                "not_needed",
+                &wire.span,
+                message,
+                Some(format!("add \"{step}\" to `needs`")),
+            );
             return None;
         }
         let outputs = stages[at].map(|info| info.outputs.as_slice()).unwrap_or_default();
@@ -413,11 +563,19 @@ impl<'a> Resolver<'a> {
             let known = outputs.iter().map(|output| output.name.as_str());
             let hint = did_you_mean(name, known.clone())
                 .unwrap_or_else(|| format!("its outputs: {}", known.collect::<Vec<_>>().join(", ")));
-            self.error("unknown_field", &wire.span, format!("step `{step}` has no output `{name}`"), Some(hint));
+            self.error(
+                "unknown_field",
+                &wire.span,
+                format!("step `{step}` has no output `{name}`"),
+                Some(hint),
+            );
             return None;
         };
         self.check_type(field, &output.ty, text, &wire.span);
-        Some(Source::Output { step: ix(at), field: name.to_owned() })
+        Some(Source::Output {
+            step: ix(at),
+            field: name.to_owned(),
+        })
     }
 
     fn rewinds(&mut self, ix: &dyn Fn(usize) -> StepIx) -> Vec<RewindEdge> {
@@ -435,7 +593,9 @@ impl<'a> Resolver<'a> {
                 }
                 found
             };
-            let (Some(from), Some(to)) = (place(&decl.from), place(&decl.to)) else { continue };
+            let (Some(from), Some(to)) = (place(&decl.from), place(&decl.to)) else {
+                continue;
+            };
             if from != to && !self.ancestors[from].contains(&to) {
                 let message = format!("`{}` does not come before `{}`", decl.to.value, decl.from.value);
                 let hint = Some("a rewind goes back to a step that the failing step needs".to_owned());
@@ -443,33 +603,53 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             if !seen.insert((decl.on.value.clone(), from)) {
-                let message = format!("`{}` of `{}` has a rewind edge already", decl.on.value, decl.from.value);
+                let message = format!(
+                    "`{}` of `{}` has a rewind edge already",
+                    decl.on.value, decl.from.value
+                );
                 self.error("duplicate_rewind", &decl.span, message, None);
                 continue;
             }
-            edges.push(RewindEdge { on: decl.on.value.clone(), from: ix(from), to: ix(to), max: decl.max });
+            edges.push(RewindEdge {
+                on: decl.on.value.clone(),
+                from: ix(from),
+                to: ix(to),
+                max: decl.max,
+            });
         }
         edges
     }
 
     fn unused_params(&mut self, steps: &[StepSpec]) {
-        let kind = self.registry.subject_kind(&self.file.subject.value);
+        let kind = self
+            .file
+            .subject
+            .as_ref()
+            .and_then(|subject| self.registry.subject_kind(&subject.value));
         for param in &self.file.params {
-            let names_subject = kind.is_some_and(|kind| kind.params.iter().any(|(name, _)| *name == param.name.value));
+            let names_subject =
+                kind.is_some_and(|kind| kind.params.iter().any(|(name, _)| *name == param.name.value));
             let used = steps
                 .iter()
                 .flat_map(|step| step.inputs.values())
                 .any(|source| matches!(source, Source::Param(name) if *name == param.name.value));
             if !used && !names_subject {
                 let message = format!("no step takes the parameter `{}`", param.name.value);
-                self.diagnostics.push(Diagnostic::warning("unused_param", param.name.span.clone(), message));
+                self.diagnostics.push(Diagnostic::warning(
+                    "unused_param",
+                    param.name.span.clone(),
+                    message,
+                ));
             }
         }
     }
 }
 
 fn stage_ref(info: &StageInfo) -> StageRef {
-    let artifacts = info.outputs.iter().filter(|field| field.ty.trim_end_matches('?') == "artifact");
+    let artifacts = info
+        .outputs
+        .iter()
+        .filter(|field| field.ty.trim_end_matches('?') == "artifact");
     StageRef {
         name: info.name.clone(),
         version: info.version,
@@ -493,7 +673,9 @@ fn retry(defaults: &Policies, own: &Policies) -> Retry {
         max_attempts: attempts.map_or(basic.max_attempts, |count| count.value),
         backoff_ms: pick(&own.backoff, &defaults.backoff).unwrap_or(basic.backoff_ms),
         max_backoff_ms: pick(&own.max_backoff, &defaults.max_backoff).unwrap_or(basic.max_backoff_ms),
-        on: on.map_or(basic.on, |classes| classes.iter().map(|class| class.value).collect()),
+        on: on.map_or(basic.on, |classes| {
+            classes.iter().map(|class| class.value).collect()
+        }),
     }
 }
 

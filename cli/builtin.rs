@@ -28,11 +28,19 @@ pub(crate) struct Found {
 /// Finds a workflow: a path to a file, a name in the home, or an embedded name.
 pub(crate) fn find(name: &str, home_workflows: &Path) -> anyhow::Result<Found> {
     let looks_like_path = name.contains('/') || name.ends_with(".toml");
-    let candidate = if looks_like_path { PathBuf::from(name) } else { home_workflows.join(format!("{name}.toml")) };
+    let candidate = if looks_like_path {
+        PathBuf::from(name)
+    } else {
+        home_workflows.join(format!("{name}.toml"))
+    };
     match std::fs::read_to_string(&candidate) {
         Ok(text) => {
             let label = candidate.display().to_string();
-            return Ok(Found { label, path: Some(candidate), text });
+            return Ok(Found {
+                label,
+                path: Some(candidate),
+                text,
+            });
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if looks_like_path {
@@ -42,10 +50,16 @@ pub(crate) fn find(name: &str, home_workflows: &Path) -> anyhow::Result<Found> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", candidate.display())),
     }
     match BUILTIN.iter().find(|(known, _)| *known == name) {
-        Some((name, text)) => Ok(Found { label: format!("{name} (built in)"), path: None, text: (*text).to_owned() }),
+        Some((name, text)) => Ok(Found {
+            label: format!("{name} (built in)"),
+            path: None,
+            text: (*text).to_owned(),
+        }),
         None => {
             let error = CliError::new(Kind::NotFound, format!("there is no workflow `{name}`"));
-            Err(error.hint("`sealflow workflow list` shows all; a path to a file works too").into())
+            Err(error
+                .hint("`sealflow workflow list` shows all; a path to a file works too")
+                .into())
         }
     }
 }
@@ -67,7 +81,10 @@ pub(crate) fn names(home_workflows: &Path) -> Vec<String> {
 }
 
 /// Checks a text; what is wrong becomes one error with every complaint drawn.
-pub(crate) fn graph(found: &Found, registry: &StageRegistry) -> anyhow::Result<(Arc<Graph>, Vec<Diagnostic>)> {
+pub(crate) fn graph(
+    found: &Found,
+    registry: &StageRegistry,
+) -> anyhow::Result<(Arc<Graph>, Vec<Diagnostic>)> {
     let (graph, diagnostics) = load(&found.text, registry);
     match graph {
         Some(graph) => Ok((Arc::new(graph), diagnostics)),

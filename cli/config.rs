@@ -47,7 +47,9 @@ pub(crate) struct Daemon {
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
     }
 }
 
@@ -69,7 +71,11 @@ pub(crate) struct Executor {
 
 impl Default for Executor {
     fn default() -> Self {
-        Self { cpu: None, memory: None, slots: 64 }
+        Self {
+            cpu: None,
+            memory: None,
+            slots: 64,
+        }
     }
 }
 
@@ -81,7 +87,9 @@ pub(crate) struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { path: "scratch".into() }
+        Self {
+            path: "scratch".into(),
+        }
     }
 }
 
@@ -132,9 +140,15 @@ impl Config {
 fn render(path: &Path, text: &str, error: &toml::de::Error) -> String {
     let span = error.span().unwrap_or(0..0);
     let name = path.display().to_string();
-    let snippet = Snippet::source(text).path(&name).annotation(AnnotationKind::Primary.span(span));
+    let snippet = Snippet::source(text)
+        .path(&name)
+        .annotation(AnnotationKind::Primary.span(span));
     let report = &[Level::ERROR.primary_title(error.message()).element(snippet)];
-    let renderer = if console::colors_enabled_stderr() { Renderer::styled() } else { Renderer::plain() };
+    let renderer = if console::colors_enabled_stderr() {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
     format!("the configuration is wrong\n{}", renderer.render(report))
 }
 
@@ -145,8 +159,18 @@ mod tests {
     #[test]
     fn the_default_file_says_the_defaults() {
         let shipped = Config::parse(DEFAULT_TEXT).unwrap();
-        assert_eq!(shipped.stores(), Config::default().stores(), "as `init` writes it, all commented out");
-        assert_eq!(Config { stores: BTreeMap::new(), ..shipped }, Config::default());
+        assert_eq!(
+            shipped.stores(),
+            Config::default().stores(),
+            "as `init` writes it, all commented out"
+        );
+        assert_eq!(
+            Config {
+                stores: BTreeMap::new(),
+                ..shipped
+            },
+            Config::default()
+        );
         let live: String = DEFAULT_TEXT
             .lines()
             .filter_map(|line| match line.strip_prefix("#: ") {
@@ -156,7 +180,12 @@ mod tests {
             })
             .collect();
         let mut config = Config::parse(&live).unwrap();
-        assert_eq!(config.stores.remove("store"), Some(Store { path: Some("store".into()) }));
+        assert_eq!(
+            config.stores.remove("store"),
+            Some(Store {
+                path: Some("store".into())
+            })
+        );
         // What depends on the machine has an example in the file instead of a default.
         config.executor.cpu = None;
         config.executor.memory = None;

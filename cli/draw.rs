@@ -8,7 +8,11 @@ use crate::view::{RunDetail, StepView};
 
 /// Every complaint about a file, drawn at its place.
 pub(crate) fn diagnostics(label: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
-    let renderer = if console::colors_enabled_stderr() { Renderer::styled() } else { Renderer::plain() };
+    let renderer = if console::colors_enabled_stderr() {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
     let mut drawn = Vec::new();
     for diagnostic in diagnostics {
         let level = match diagnostic.severity {
@@ -18,7 +22,9 @@ pub(crate) fn diagnostics(label: &str, text: &str, diagnostics: &[Diagnostic]) -
         let snippet = Snippet::source(text)
             .path(label)
             .annotation(AnnotationKind::Primary.span(diagnostic.span.clone()));
-        let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
+        let title = level
+            .primary_title(diagnostic.message.as_str())
+            .id(diagnostic.code);
         let mut report = vec![title.element(snippet)];
         if let Some(hint) = &diagnostic.hint {
             report.push(Group::with_title(Level::HELP.secondary_title(hint.as_str())));
@@ -32,7 +38,11 @@ pub(crate) fn diagnostics(label: &str, text: &str, diagnostics: &[Diagnostic]) -
 pub(crate) fn mermaid(graph: &GraphData) -> String {
     let mut text = String::from("graph TD\n");
     for step in &graph.steps {
-        text.push_str(&format!("  {}[\"{}\"]\n", step.name, label(graph, step.name.as_str())));
+        text.push_str(&format!(
+            "  {}[\"{}\"]\n",
+            step.name,
+            label(graph, step.name.as_str())
+        ));
     }
     for step in &graph.steps {
         for need in &step.needs {
@@ -40,31 +50,58 @@ pub(crate) fn mermaid(graph: &GraphData) -> String {
         }
     }
     for edge in &graph.rewinds {
-        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
-        text.push_str(&format!("  {from} -. \"{} (at most {})\" .-> {to}\n", edge.on, edge.max));
+        let (from, to) = (
+            &graph.steps[edge.from.get()].name,
+            &graph.steps[edge.to.get()].name,
+        );
+        text.push_str(&format!(
+            "  {from} -. \"{} (at most {})\" .-> {to}\n",
+            edge.on, edge.max
+        ));
     }
     text
 }
 
 /// A graph for Graphviz.
 pub(crate) fn dot(graph: &GraphData) -> String {
-    let mut text = format!("digraph \"{}\" {{\n  rankdir=TB;\n  node [shape=box];\n", graph.name);
+    let mut text = format!(
+        "digraph \"{}\" {{\n  rankdir=TB;\n  node [shape=box];\n",
+        graph.name
+    );
     for step in &graph.steps {
-        text.push_str(&format!("  \"{}\" [label=\"{}\"];\n", step.name, label(graph, step.name.as_str())));
+        text.push_str(&format!(
+            "  \"{}\" [label=\"{}\"];\n",
+            step.name,
+            label(graph, step.name.as_str())
+        ));
         for need in &step.needs {
-            text.push_str(&format!("  \"{}\" -> \"{}\";\n", graph.steps[need.get()].name, step.name));
+            text.push_str(&format!(
+                "  \"{}\" -> \"{}\";\n",
+                graph.steps[need.get()].name,
+                step.name
+            ));
         }
     }
     for edge in &graph.rewinds {
-        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
-        text.push_str(&format!("  \"{from}\" -> \"{to}\" [style=dashed, label=\"{}\", constraint=false];\n", edge.on));
+        let (from, to) = (
+            &graph.steps[edge.from.get()].name,
+            &graph.steps[edge.to.get()].name,
+        );
+        text.push_str(&format!(
+            "  \"{from}\" -> \"{to}\" [style=dashed, label=\"{}\", constraint=false];\n",
+            edge.on
+        ));
     }
     text.push_str("}\n");
     text
 }
 
 fn label(graph: &GraphData, name: &str) -> String {
-    let stage = graph.steps.iter().find(|step| step.name.as_str() == name).and_then(|step| step.stage.as_ref());
+    let stage = graph
+        .steps
+        .iter()
+        .find(|step| step.name.as_str() == name)
+        .and_then(|step| step.stage.as_ref());
     match stage {
         Some(stage) if stage.name.as_str() != name => format!("{name} ({})", stage.name),
         Some(_) => name.to_owned(),
@@ -74,15 +111,25 @@ fn label(graph: &GraphData, name: &str) -> String {
 
 /// A graph in the terminal.
 pub(crate) fn ascii(graph: &GraphData) -> String {
-    let labels: Vec<String> = graph.steps.iter().map(|step| label(graph, step.name.as_str())).collect();
+    let labels: Vec<String> = graph
+        .steps
+        .iter()
+        .map(|step| label(graph, step.name.as_str()))
+        .collect();
     let nodes: Vec<(usize, &str)> = labels.iter().map(String::as_str).enumerate().collect();
     let edges: Vec<(usize, usize)> = reduced_edges(graph);
     let dag = ascii_dag::Graph::from_edges(&nodes, &edges);
     let mut text = dag.render().trim_end().to_owned();
     text.push('\n');
     for edge in &graph.rewinds {
-        let (from, to) = (&graph.steps[edge.from.get()].name, &graph.steps[edge.to.get()].name);
-        text.push_str(&format!("{from} goes back to {to} on {} (at most {} times)\n", edge.on, edge.max));
+        let (from, to) = (
+            &graph.steps[edge.from.get()].name,
+            &graph.steps[edge.to.get()].name,
+        );
+        text.push_str(&format!(
+            "{from} goes back to {to} on {} (at most {} times)\n",
+            edge.on, edge.max
+        ));
     }
     text
 }
@@ -125,7 +172,11 @@ pub(crate) fn seconds(seconds: f64) -> String {
     if seconds < 10.0 {
         return format!("{seconds:.1}s");
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^64")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive and far below 2^64"
+    )]
     let whole = std::time::Duration::from_secs(seconds.round() as u64);
     humantime::format_duration(whole).to_string()
 }
@@ -134,7 +185,13 @@ pub(crate) fn seconds(seconds: f64) -> String {
 pub(crate) fn run(run: &RunDetail) -> String {
     let mut lines = vec![head(run)];
     let depth = depths(&run.steps);
-    let name_width = run.steps.iter().zip(&depth).map(|(step, depth)| step.step.len() + 2 * depth).max().unwrap_or(0);
+    let name_width = run
+        .steps
+        .iter()
+        .zip(&depth)
+        .map(|(step, depth)| step.step.len() + 2 * depth)
+        .max()
+        .unwrap_or(0);
     for (step, depth) in run.steps.iter().zip(&depth) {
         lines.push(step_line(step, *depth, name_width));
     }
@@ -148,9 +205,15 @@ fn head(run: &RunDetail) -> String {
         "paused" | "cancelled" | "cancelling" => style(&summary.status).yellow(),
         _ => style(&summary.status).cyan(),
     };
-    let mut text = format!("{}  {}  {}  {status}", summary.run, summary.workflow, summary.subject);
+    let mut text = format!(
+        "{}  {}  {}  {status}",
+        summary.run, summary.workflow, summary.subject
+    );
     if let Some(reason) = &summary.reason {
-        text.push_str(&format!("\n  {reason}\n  go on with: sealflow run resume {}", summary.run));
+        text.push_str(&format!(
+            "\n  {reason}\n  go on with: sealflow run resume {}",
+            summary.run
+        ));
     }
     text
 }
@@ -159,8 +222,19 @@ fn head(run: &RunDetail) -> String {
 fn depths(steps: &[StepView]) -> Vec<usize> {
     let mut depths: Vec<usize> = Vec::new();
     for step in steps {
-        let below = |need: &String| steps.iter().position(|other| other.step == *need).and_then(|at| depths.get(at));
-        depths.push(step.needs.iter().filter_map(below).max().map_or(0, |depth| depth + 1));
+        let below = |need: &String| {
+            steps
+                .iter()
+                .position(|other| other.step == *need)
+                .and_then(|at| depths.get(at))
+        };
+        depths.push(
+            step.needs
+                .iter()
+                .filter_map(below)
+                .max()
+                .map_or(0, |depth| depth + 1),
+        );
     }
     depths
 }
@@ -168,7 +242,11 @@ fn depths(steps: &[StepView]) -> Vec<usize> {
 fn step_line(step: &StepView, depth: usize, width: usize) -> String {
     let (sign, color) = mark(&step.status);
     let name = format!("{}{}", "  ".repeat(depth), step.step);
-    let mut text = format!("  {} {name:width$}  {}", color.apply_to(sign), color.apply_to(format!("{:9}", step.status)));
+    let mut text = format!(
+        "  {} {name:width$}  {}",
+        color.apply_to(sign),
+        color.apply_to(format!("{:9}", step.status))
+    );
     if step.status == "running" {
         text.push_str(&format!("  {}", running(step)));
     } else if step.seconds > 0.0 {
@@ -187,7 +265,11 @@ fn step_line(step: &StepView, depth: usize, width: usize) -> String {
         text.push_str(&format!("  {}", style(blocked).dim()));
     }
     if let Some(failure) = &step.failure {
-        text.push_str(&format!("\n      {} {}", style(&failure.code).red(), failure.message));
+        text.push_str(&format!(
+            "\n      {} {}",
+            style(&failure.code).red(),
+            failure.message
+        ));
     }
     text
 }

@@ -38,7 +38,10 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
     };
     let variables = [
         ("FIL_PROOFS_PARAMETER_CACHE", params.path().display().to_string()),
-        ("FIL_PROOFS_PARENT_CACHE", params_base.join("parents").display().to_string()),
+        (
+            "FIL_PROOFS_PARENT_CACHE",
+            params_base.join("parents").display().to_string(),
+        ),
     ];
     for (name, value) in variables {
         // What the operator set goes first, except the parameter folder, which the network chooses.
@@ -50,10 +53,18 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
     if let Ok(plan) = std::env::var("SEALFLOW_CRASH_AT") {
         sealflow_engine::crash::arm(&plan).map_err(|why| anyhow::anyhow!("SEALFLOW_CRASH_AT: {why}"))?;
     }
-    Ok(Context { home, config, params_base, params })
+    Ok(Context {
+        home,
+        config,
+        params_base,
+        params,
+    })
 }
 
-#[expect(unsafe_code, reason = "the libraries are configured by variables that they read once")]
+#[expect(
+    unsafe_code,
+    reason = "the libraries are configured by variables that they read once"
+)]
 fn set(name: &str, value: &str) {
     // SAFETY: main calls this before it starts any thread.
     unsafe { std::env::set_var(name, value) };
@@ -66,5 +77,9 @@ fn log(daemon: bool) {
         "error,surrealdb=off,surrealdb_core=off,surrealdb_engine_local=off,surrealdb_kvs=off"
     };
     let filter = EnvFilter::try_from_env("SEALFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }

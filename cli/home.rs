@@ -33,7 +33,9 @@ impl Home {
                 PathBuf::from(user).join(".sealflow")
             }
         };
-        Ok(Self { root: std::path::absolute(root)? })
+        Ok(Self {
+            root: std::path::absolute(root)?,
+        })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -84,7 +86,11 @@ impl Home {
             rand::rngs::OsRng.fill_bytes(&mut bytes);
             let partial = durable::temporary(&path);
             durable::remove(&partial)?;
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&partial)?;
+            let mut file = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&partial)?;
             file.write_all(hex::encode(bytes).as_bytes())?;
             durable::publish(&partial, &path).with_context(|| format!("cannot write {}", path.display()))?;
         }

@@ -10,7 +10,11 @@ use serde::Serialize;
 pub(crate) fn data(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| {
-        if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") }
+        if text.ends_with('\n') {
+            Ok(())
+        } else {
+            out.write_all(b"\n")
+        }
     });
     if written.and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
@@ -59,7 +63,9 @@ pub(crate) fn is_interactive() -> bool {
 /// Prints rows under headings.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_style(TableStyle::default()).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_style(TableStyle::default())
+        .set_content_arrangement(ContentArrangement::Dynamic);
     if !std::io::stdout().is_terminal() {
         table.set_width(u16::MAX);
     }

@@ -140,7 +140,9 @@ pub(crate) async fn detail(
     run: &RunId,
     live: Option<&LiveView>,
 ) -> Result<Option<RunDetail>, JournalError> {
-    let Some(row) = journal.run(run).await? else { return Ok(None) };
+    let Some(row) = journal.run(run).await? else {
+        return Ok(None);
+    };
     let stored = graph(journal, &row).await?;
     let rows = journal.steps(run).await?;
     let estimates = estimates(journal, &row).await?;
@@ -151,7 +153,11 @@ pub(crate) async fn detail(
         let mut view = StepView {
             step: spec.name.to_string(),
             stage: spec.stage.as_ref().map(|stage| stage.name.to_string()),
-            needs: spec.needs.iter().map(|need| specs[need.get()].name.to_string()).collect(),
+            needs: spec
+                .needs
+                .iter()
+                .map(|need| specs[need.get()].name.to_string())
+                .collect(),
             // A step that never changed has no row: it is as it was at the start.
             status: if spec.needs.is_empty() { "ready" } else { "pending" }.to_owned(),
             since: time(row.created_at),
@@ -170,7 +176,10 @@ pub(crate) async fn detail(
             fill(&mut view, step, journal).await?;
         }
         if view.status == "running" {
-            view.estimate_seconds = estimates.iter().find(|(name, _)| *name == view.step).map(|(_, seconds)| *seconds);
+            view.estimate_seconds = estimates
+                .iter()
+                .find(|(name, _)| *name == view.step)
+                .map(|(_, seconds)| *seconds);
         }
         if let Some(live) = live {
             let progress = live.progress.iter().find(|(name, _)| *name == spec.name);
@@ -181,7 +190,13 @@ pub(crate) async fn detail(
         steps.push(view);
     }
     let summary = summary(&row);
-    Ok(Some(RunDetail { summary, graph: row.graph, params: row.params, entries: row.seq, steps }))
+    Ok(Some(RunDetail {
+        summary,
+        graph: row.graph,
+        params: row.params,
+        entries: row.seq,
+        steps,
+    }))
 }
 
 async fn fill(view: &mut StepView, step: &StepRow, journal: &dyn Journal) -> Result<(), JournalError> {
@@ -232,14 +247,20 @@ async fn estimates(journal: &dyn Journal, row: &RunRow) -> Result<Vec<(String, f
             continue;
         }
         for step in journal.steps(&earlier.run).await? {
-            seconds.entry(step.step.to_string()).or_default().push(step.seconds);
+            seconds
+                .entry(step.step.to_string())
+                .or_default()
+                .push(step.seconds);
         }
     }
     let median = |mut all: Vec<f64>| {
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied().unwrap_or_default()
     };
-    Ok(seconds.into_iter().map(|(name, all)| (name, median(all))).collect())
+    Ok(seconds
+        .into_iter()
+        .map(|(name, all)| (name, median(all)))
+        .collect())
 }
 
 /// An entry of a run's journal, for people.
@@ -255,6 +276,14 @@ pub(crate) struct EntryView {
 
 /// An entry as people see it.
 pub(crate) fn entry(entry: &Entry) -> EntryView {
-    let events = entry.events.iter().filter_map(|event| serde_json::to_value(event).ok()).collect();
-    EntryView { seq: entry.seq, at: time(entry.at), events }
+    let events = entry
+        .events
+        .iter()
+        .filter_map(|event| serde_json::to_value(event).ok())
+        .collect();
+    EntryView {
+        seq: entry.seq,
+        at: time(entry.at),
+        events,
+    }
 }

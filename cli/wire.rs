@@ -50,14 +50,18 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
         None => format!("surrealkv://{}", cx.home.journal().display()),
         Some(url) => match url.split_once("://") {
             Some((kind @ ("surrealkv" | "rocksdb"), path)) => {
-                format!("{kind}://{}", cx.home.resolve(std::path::Path::new(path)).display())
+                format!(
+                    "{kind}://{}",
+                    cx.home.resolve(std::path::Path::new(path)).display()
+                )
             }
             _ => url.clone(),
         },
     };
     let password = match &config.password_file {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             Some(text.trim().to_owned())
         }
         None => None,
@@ -65,7 +69,10 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
     let mut options = OpenOptions::new(cx.home.payloads());
     options.fence = fence;
     if let (Some(user), Some(password)) = (&config.user, password) {
-        options = options.credentials(Credentials::Password { user: user.clone(), password });
+        options = options.credentials(Credentials::Password {
+            user: user.clone(),
+            password,
+        });
     }
     match SurrealJournal::open(&url, options).await {
         Ok(journal) => Ok(Arc::new(journal)),
@@ -106,15 +113,24 @@ impl Engine {
         let (dispatcher, handle): (Dispatcher, Handle) = dispatcher::open(parts).await?;
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(dispatcher.run(shutdown.clone()));
-        Ok(Self { handle, journal, shutdown, task })
+        Ok(Self {
+            handle,
+            journal,
+            shutdown,
+            task,
+        })
     }
 
     /// Waits until the engine fails, which only a failing journal makes it do.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         match (&mut self.task).await {
             Ok(Ok(())) => anyhow::anyhow!("the engine stopped"),
-            Ok(Err(error)) => anyhow::Error::new(error).context("the engine stopped; start it again, the journal decides"),
-            Err(error) => anyhow::Error::new(error).context("the engine panicked; start it again, the journal decides"),
+            Ok(Err(error)) => {
+                anyhow::Error::new(error).context("the engine stopped; start it again, the journal decides")
+            }
+            Err(error) => {
+                anyhow::Error::new(error).context("the engine panicked; start it again, the journal decides")
+            }
         }
     }
 
@@ -130,12 +146,18 @@ impl Engine {
 /// What steps may use together.
 fn spec(cx: &Context) -> ExecutorSpec {
     let config = &cx.config.executor;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-    let memory = config.memory.map_or_else(|| memory_bytes() / 10 * 9, |memory| memory.as_u64());
+    let cores = std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    let memory = config
+        .memory
+        .map_or_else(|| memory_bytes() / 10 * 9, |memory| memory.as_u64());
     ExecutorSpec {
         name: "local".to_owned(),
         stages: None,
-        capacity: Resources { cpu: config.cpu.unwrap_or(cores), memory },
+        capacity: Resources {
+            cpu: config.cpu.unwrap_or(cores),
+            memory,
+        },
         slots: config.slots,
     }
 }
@@ -144,6 +166,9 @@ fn spec(cx: &Context) -> ExecutorSpec {
 pub(crate) fn memory_bytes() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    let confined = system.cgroup_limits().map(|limits| limits.total_memory).filter(|bytes| *bytes > 0);
+    let confined = system
+        .cgroup_limits()
+        .map(|limits| limits.total_memory)
+        .filter(|bytes| *bytes > 0);
     confined.map_or(system.total_memory(), |limit| limit.min(system.total_memory()))
 }

@@ -27,12 +27,30 @@ pub(crate) struct Client {
 impl Client {
     /// Finds the daemon of the home; nothing if none answers.
     pub(crate) async fn find(cx: &Context) -> anyhow::Result<Option<Self>> {
-        let Some(listening) = cx.home.listening() else { return Ok(None) };
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(2)).build()?;
-        let client = Self { http, url: listening.url, token: cx.home.token()? };
-        match client.call::<(), Health>(Method::GET, "/api/v1/health", None).await {
+        let Some(listening) = cx.home.listening() else {
+            return Ok(None);
+        };
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(2))
+            .build()?;
+        let client = Self {
+            http,
+            url: listening.url,
+            token: cx.home.token()?,
+        };
+        match client
+            .call::<(), Health>(Method::GET, "/api/v1/health", None)
+            .await
+        {
             Ok(_) => Ok(Some(client)),
-            Err(error) if error.chain().any(|cause| cause.downcast_ref::<reqwest::Error>().is_some()) => Ok(None),
+            Err(error)
+                if error
+                    .chain()
+                    .any(|cause| cause.downcast_ref::<reqwest::Error>().is_some()) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -52,20 +70,31 @@ impl Client {
         }
     }
 
-    async fn call<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&B>) -> anyhow::Result<T> {
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+    async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> anyhow::Result<T> {
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.with_context(|| format!("the daemon at {} does not answer", self.url))?;
+        let response = request
+            .send()
+            .await
+            .with_context(|| format!("the daemon at {} does not answer", self.url))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response.json().await?);
         }
-        let problem: Problem = response
-            .json()
-            .await
-            .unwrap_or_else(|_| Problem { code: "internal".to_owned(), message: format!("the daemon answers {status}") });
+        let problem: Problem = response.json().await.unwrap_or_else(|_| Problem {
+            code: "internal".to_owned(),
+            message: format!("the daemon answers {status}"),
+        });
         let kind = match (status, problem.code.as_str()) {
             (StatusCode::NOT_FOUND, _) => Kind::NotFound,
             (_, "bad_workflow") => Kind::Config,
@@ -79,8 +108,14 @@ impl Client {
         self.call(Method::POST, "/api/v1/runs", Some(request)).await
     }
 
-    pub(crate) async fn verb(&self, run: &RunId, verb: &str, request: &VerbRequest) -> anyhow::Result<Started> {
-        self.call(Method::POST, &format!("/api/v1/runs/{run}/{verb}"), Some(request)).await
+    pub(crate) async fn verb(
+        &self,
+        run: &RunId,
+        verb: &str,
+        request: &VerbRequest,
+    ) -> anyhow::Result<Started> {
+        self.call(Method::POST, &format!("/api/v1/runs/{run}/{verb}"), Some(request))
+            .await
     }
 }
 
@@ -101,7 +136,9 @@ impl Source {
         if cx.config.journal.url.is_none() && !cx.home.journal().exists() {
             let text = format!("there is no sealflow data in {}", cx.home.root().display());
             let error = CliError::new(Kind::NotFound, text);
-            return Err(error.hint("name the data directory with --home, or make one with `sealflow init`").into());
+            return Err(error
+                .hint("name the data directory with --home, or make one with `sealflow init`")
+                .into());
         }
         Ok(Self::Store(wire::journal(cx, false).await?))
     }
@@ -126,7 +163,9 @@ impl Source {
                         other => query.append_pair(name, &other.to_string()),
                     };
                 }
-                client.call::<(), _>(Method::GET, &format!("/api/v1/runs?{}", query.finish()), None).await
+                client
+                    .call::<(), _>(Method::GET, &format!("/api/v1/runs?{}", query.finish()), None)
+                    .await
             }
         }
     }
@@ -137,7 +176,11 @@ impl Source {
                 let detail = view::detail(&**journal, run, None).await?;
                 detail.ok_or_else(|| not_found(format!("there is no run {run}")))
             }
-            Self::Daemon(client) => client.call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}"), None).await,
+            Self::Daemon(client) => {
+                client
+                    .call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}"), None)
+                    .await
+            }
         }
     }
 
@@ -148,7 +191,12 @@ impl Source {
                 if journal.run(run).await?.is_none() {
                     return Err(not_found(format!("there is no run {run}")));
                 }
-                Ok(journal.entries(run, from, 1000).await?.iter().map(view::entry).collect())
+                Ok(journal
+                    .entries(run, from, 1000)
+                    .await?
+                    .iter()
+                    .map(view::entry)
+                    .collect())
             }
             Self::Daemon(client) => {
                 let path = format!("/api/v1/runs/{run}/journal?from={from}&limit=1000");

@@ -25,7 +25,10 @@ use crate::builtin;
 use crate::view::{self, EntryView, RunDetail, RunSummary};
 
 #[derive(OpenApi)]
-#[openapi(info(title = "sealflow", description = "Durable workflows for Filecoin storage providers."))]
+#[openapi(info(
+    title = "sealflow",
+    description = "Durable workflows for Filecoin storage providers."
+))]
 struct Description;
 
 struct Api {
@@ -62,17 +65,25 @@ pub(crate) async fn serve(
     workflows: std::path::PathBuf,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let api = Arc::new(Api { handle, token, workflows });
+    let api = Arc::new(Api {
+        handle,
+        token,
+        workflows,
+    });
     let (router, _) = router().split_for_parts();
     let router = router
         .layer(middleware::from_fn_with_state(api.clone(), authorize))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(api);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 async fn authorize(State(api): Shared, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     if shown.is_some_and(|shown| bool::from(shown.ct_eq(api.token.as_bytes()))) {
         return next.run(request).await;
     }
@@ -85,7 +96,14 @@ struct ApiError(StatusCode, &'static str, String);
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self(status, code, message) = self;
-        (status, Json(Problem { code: code.to_owned(), message })).into_response()
+        (
+            status,
+            Json(Problem {
+                code: code.to_owned(),
+                message,
+            }),
+        )
+            .into_response()
     }
 }
 
@@ -94,7 +112,9 @@ impl From<RequestError> for ApiError {
         let message = error.to_string();
         match error {
             RequestError::Refused(Refused::NoRun(_)) => Self(StatusCode::NOT_FOUND, "not_found", message),
-            RequestError::Refused(Refused::Params(_)) => Self(StatusCode::BAD_REQUEST, "bad_request", message),
+            RequestError::Refused(Refused::Params(_)) => {
+                Self(StatusCode::BAD_REQUEST, "bad_request", message)
+            }
             RequestError::Refused(_) => Self(StatusCode::CONFLICT, "refused", message),
             RequestError::Journal(_) => Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
             RequestError::Stopped => Self(StatusCode::SERVICE_UNAVAILABLE, "internal", message),
@@ -115,30 +135,48 @@ fn run_id(text: &str) -> Result<RunId, ApiError> {
 }
 
 fn no_run(text: &str) -> ApiError {
-    ApiError(StatusCode::NOT_FOUND, "not_found", format!("there is no run {text}; `sealflow run list` shows all"))
+    ApiError(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is no run {text}; `sealflow run list` shows all"),
+    )
 }
 
 fn by(request: ByRequest) -> By {
-    let who = if request.who.is_empty() { "api".to_owned() } else { request.who };
-    By { who: who.chars().take(200).collect(), why: request.why.chars().take(1000).collect() }
+    let who = if request.who.is_empty() {
+        "api".to_owned()
+    } else {
+        request.who
+    };
+    By {
+        who: who.chars().take(200).collect(),
+        why: request.why.chars().take(1000).collect(),
+    }
 }
 
 /// The daemon's state and what its executors hold.
 #[utoipa::path(get, path = "/api/v1/health", responses((status = 200, body = Health)))]
 async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
     let engine = api.handle.engine().await?;
-    let executors = engine.executors.into_iter().map(|(spec, held, attempts)| ExecutorView {
-        name: spec.name,
-        attempts,
-        cpu: spec.capacity.cpu,
-        cpu_held: held.cpu,
-        memory: spec.capacity.memory,
-        memory_held: held.memory,
-    });
+    let executors = engine
+        .executors
+        .into_iter()
+        .map(|(spec, held, attempts)| ExecutorView {
+            name: spec.name,
+            attempts,
+            cpu: spec.capacity.cpu,
+            cpu_held: held.cpu,
+            memory: spec.capacity.memory,
+            memory_held: held.memory,
+        });
     Ok(Json(Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         open_runs: engine.open,
-        set_aside: engine.damaged.iter().map(|(run, why)| format!("{run}: {why}")).collect(),
+        set_aside: engine
+            .damaged
+            .iter()
+            .map(|(run, why)| format!("{run}: {why}"))
+            .collect(),
         executors: executors.collect(),
     }))
 }
@@ -158,7 +196,10 @@ struct ListQuery {
 
 /// Runs, the newest first.
 #[utoipa::path(get, path = "/api/v1/runs", params(ListQuery), responses((status = 200, body = Vec<RunSummary>)))]
-async fn list_runs(State(api): Shared, Query(query): Query<ListQuery>) -> Result<Json<Vec<RunSummary>>, ApiError> {
+async fn list_runs(
+    State(api): Shared,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Vec<RunSummary>>, ApiError> {
     let bad = |what: String| ApiError(StatusCode::BAD_REQUEST, "bad_request", what);
     let filter = serde_json::json!({
         "workflow": query.workflow, "status": query.status, "subject": query.subject, "limit": query.limit,
@@ -172,19 +213,33 @@ async fn list_runs(State(api): Shared, Query(query): Query<ListQuery>) -> Result
 async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Result<Json<Started>, ApiError> {
     let bad = |code, what: String| ApiError(StatusCode::BAD_REQUEST, code, what);
     let found = match (request.workflow, request.source) {
-        (None, Some(text)) => builtin::Found { label: "workflow".to_owned(), path: None, text },
+        (None, Some(text)) => builtin::Found {
+            label: "workflow".to_owned(),
+            path: None,
+            text,
+        },
         // A path would let a client read files as the daemon.
         (Some(name), None) if name.contains('/') || name.ends_with(".toml") => {
-            return Err(bad("bad_request", format!("`{name}` is a path; send the file's text as `source`")));
+            return Err(bad(
+                "bad_request",
+                format!("`{name}` is a path; send the file's text as `source`"),
+            ));
         }
-        (Some(name), None) => {
-            builtin::find(&name, &api.workflows).map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?
+        (Some(name), None) => builtin::find(&name, &api.workflows)
+            .map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?,
+        _ => {
+            return Err(bad(
+                "bad_request",
+                "give one of `workflow` and `source`".to_owned(),
+            ));
         }
-        _ => return Err(bad("bad_request", "give one of `workflow` and `source`".to_owned())),
     };
-    let (graph, _) =
-        builtin::graph(&found, api.handle.registry()).map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
-    let run = api.handle.start_run(graph, found.text, request.params, request.key, by(request.by)).await?;
+    let (graph, _) = builtin::graph(&found, api.handle.registry())
+        .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
+    let run = api
+        .handle
+        .start_run(graph, found.text, request.params, request.key, by(request.by))
+        .await?;
     Ok(Json(Started { run: run.to_string() }))
 }
 

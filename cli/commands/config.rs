@@ -44,7 +44,10 @@ pub(crate) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             } else if path.exists() {
                 output::note(&format!("{} is right", path.display()));
             } else {
-                output::note(&format!("{} is not there: every setting is at its default", path.display()));
+                output::note(&format!(
+                    "{} is not there: every setting is at its default",
+                    path.display()
+                ));
             }
         }
     }

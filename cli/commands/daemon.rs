@@ -23,7 +23,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let mut engine = wire::Engine::start(&cx).await?;
     let address = args.listen.unwrap_or(cx.config.daemon.listen);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr()?;
     let url = format!("http://{local}");
     let stop = CancellationToken::new();
@@ -34,10 +36,16 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         cx.home.workflows(),
         stop.clone(),
     ));
-    cx.home.set_listening(Some(&Listening { url: url.clone(), pid: std::process::id() }))?;
+    cx.home.set_listening(Some(&Listening {
+        url: url.clone(),
+        pid: std::process::id(),
+    }))?;
     let open = engine.journal.open_runs().await?.len();
     tracing::info!(home = %cx.home.root().display(), url, open_runs = open, journal = engine.journal.place(), "daemon ready");
-    output::note(&format!("sealflow daemon on {}, listening on {url}", cx.home.root().display()));
+    output::note(&format!(
+        "sealflow daemon on {}, listening on {url}",
+        cx.home.root().display()
+    ));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let failure = tokio::select! {

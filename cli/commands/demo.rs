@@ -66,23 +66,40 @@ const MINER: &str = "f01000";
 pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let size = args.sector_size.as_u64();
     let Some(proof) = SealProof::for_size(size) else {
-        let text = format!("{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB", args.sector_size);
+        let text = format!(
+            "{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB",
+            args.sector_size
+        );
         return Err(CliError::new(Kind::Usage, text).into());
     };
     cx.home.prepare()?;
     let file = match args.file {
-        Some(file) if !file.is_file() => return Err(not_found(format!("there is no file {}", file.display()))),
+        Some(file) if !file.is_file() => {
+            return Err(not_found(format!("there is no file {}", file.display())));
+        }
         Some(file) => std::path::absolute(file)?,
         None => sample(&cx)?,
     };
     let bytes = std::fs::metadata(&file)?.len();
     if bytes == 0 || bytes > proof.data_bytes() {
-        let text = format!("{} has {bytes} bytes; a {} sector holds 1 to {}", file.display(), args.sector_size, proof.data_bytes());
-        return Err(CliError::new(Kind::Usage, text).hint("choose another --file or a larger --sector-size").into());
+        let text = format!(
+            "{} has {bytes} bytes; a {} sector holds 1 to {}",
+            file.display(),
+            args.sector_size,
+            proof.data_bytes()
+        );
+        return Err(CliError::new(Kind::Usage, text)
+            .hint("choose another --file or a larger --sector-size")
+            .into());
     }
     let digest = sha256(&file)?;
     if !args.json {
-        output::note(&format!("sealing {} ({bytes} bytes) into a {} sector in {}", file.display(), args.sector_size, cx.home.root().display()));
+        output::note(&format!(
+            "sealing {} ({bytes} bytes) into a {} sector in {}",
+            file.display(),
+            args.sector_size,
+            cx.home.root().display()
+        ));
     }
     let mut engine = Engine::start(&cx).await?;
     let handle = engine.handle.clone();
@@ -100,12 +117,24 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         "sealed    {}\nproof     {} bytes, {}\ncomm_d    {}\ncomm_r    {}\nunsealed  {}\n",
         report.proof_type,
         report.proof_bytes,
-        if report.verified { "verified" } else { "NOT verified" },
+        if report.verified {
+            "verified"
+        } else {
+            "NOT verified"
+        },
         report.comm_d,
         report.comm_r,
-        if report.unsealed_matches_input { "byte for byte the same as the input" } else { "DIFFERS from the input" },
+        if report.unsealed_matches_input {
+            "byte for byte the same as the input"
+        } else {
+            "DIFFERS from the input"
+        },
     ));
-    output::note(&format!("look at it: sealflow --home {} run show {}", cx.home.root().display(), report.run));
+    output::note(&format!(
+        "look at it: sealflow --home {} run show {}",
+        cx.home.root().display(),
+        report.run
+    ));
     Ok(())
 }
 
@@ -114,7 +143,9 @@ fn sample(cx: &Context) -> anyhow::Result<PathBuf> {
     let path = cx.home.demo().join("sample.txt");
     if !path.exists() {
         std::fs::create_dir_all(cx.home.demo())?;
-        let text: String = (1..=24).map(|line| format!("line {line:2} of the sample that sealflow demo seals\n")).collect();
+        let text: String = (1..=24)
+            .map(|line| format!("line {line:2} of the sample that sealflow demo seals\n"))
+            .collect();
         durable::write(&path, text.as_bytes())?;
     }
     Ok(path)
@@ -128,10 +159,19 @@ fn sha256(file: &Path) -> anyhow::Result<String> {
 }
 
 fn by() -> By {
-    By { who: who(), why: "demo".to_owned() }
+    By {
+        who: who(),
+        why: "demo".to_owned(),
+    }
 }
 
-async fn seal_and_unseal(cx: &Context, handle: &Handle, proof: SealProof, file: &Path, digest: &str) -> anyhow::Result<Report> {
+async fn seal_and_unseal(
+    cx: &Context,
+    handle: &Handle,
+    proof: SealProof,
+    file: &Path,
+    digest: &str,
+) -> anyhow::Result<Report> {
     let (key, sector, resumed) = next_demo(handle, proof, digest).await?;
     let params = json!({
         "miner": MINER, "sector": sector, "proof_type": proof.to_string(), "pieces": [{ "path": file }],
@@ -149,7 +189,9 @@ async fn seal_and_unseal(cx: &Context, handle: &Handle, proof: SealProof, file: 
     });
     let text = |step: &str, field: &str| -> String {
         let step = sealed.steps.iter().find(|found| found.step == step);
-        let value = step.and_then(|step| step.output.as_ref()).map(|output| &output[field]);
+        let value = step
+            .and_then(|step| step.output.as_ref())
+            .map(|output| &output[field]);
         value.and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let verified = sealed.steps.iter().find(|step| step.step == "verify_seal");
@@ -159,7 +201,9 @@ async fn seal_and_unseal(cx: &Context, handle: &Handle, proof: SealProof, file: 
         comm_d: text("tree_d", "comm_d"),
         comm_r: text("pc2", "comm_r"),
         proof_bytes: text("c2", "proof").len() / 2,
-        verified: verified.and_then(|step| step.output.as_ref()).is_some_and(|output| output["verified"] == true),
+        verified: verified
+            .and_then(|step| step.output.as_ref())
+            .is_some_and(|output| output["verified"] == true),
         unsealed_matches_input: sha256(&output_path)? == digest,
         steps: steps.collect(),
         resumed,
@@ -183,7 +227,9 @@ async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::R
         match (seal, unseal) {
             (None, _) => return Ok((key, first + count, false)),
             (Some(seal), _) if !seal.is_final() => return Ok((key, first + count, true)),
-            (Some(seal), None) if seal == sealflow_engine::run::RunStatus::Succeeded => return Ok((key, first + count, true)),
+            (Some(seal), None) if seal == sealflow_engine::run::RunStatus::Succeeded => {
+                return Ok((key, first + count, true));
+            }
             (_, Some(unseal)) if !unseal.is_final() => return Ok((key, first + count, true)),
             _ => {}
         }
@@ -191,10 +237,18 @@ async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::R
     anyhow::bail!("no number is left for a demo")
 }
 
-async fn start(cx: &Context, handle: &Handle, workflow: &str, params: Value, key: String) -> anyhow::Result<RunId> {
+async fn start(
+    cx: &Context,
+    handle: &Handle,
+    workflow: &str,
+    params: Value,
+    key: String,
+) -> anyhow::Result<RunId> {
     let found = builtin::find(workflow, &cx.home.workflows())?;
     let (graph, _) = builtin::graph(&found, handle.registry())?;
-    let run = handle.start_run(graph, found.text, params, Some(key), by()).await?;
+    let run = handle
+        .start_run(graph, found.text, params, Some(key), by())
+        .await?;
     let row = handle.journal().run(&run).await?;
     if row.is_some_and(|row| row.status == sealflow_engine::run::RunStatus::Paused) {
         // Whatever paused it, the user started the demo again to have it go on.
@@ -214,7 +268,9 @@ async fn finish(handle: &Handle, run: &RunId) -> anyhow::Result<RunDetail> {
         let status = detail.summary.status.as_str();
         if status != "running" {
             verdict(&detail).map_err(|error| match error.downcast::<CliError>() {
-                Ok(error) => error.hint("mend that and start the demo again: it goes on where it was").into(),
+                Ok(error) => error
+                    .hint("mend that and start the demo again: it goes on where it was")
+                    .into(),
                 Err(error) => error,
             })?;
             return Ok(detail);

@@ -41,7 +41,12 @@ struct Finding {
 
 fn finding(what: &'static str, verdict: Verdict, found: String, advice: &str) -> Finding {
     let advice = (verdict != Verdict::Ok && !advice.is_empty()).then(|| advice.to_owned());
-    Finding { what, verdict, found, advice }
+    Finding {
+        what,
+        verdict,
+        found,
+        advice,
+    }
 }
 
 pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
@@ -60,15 +65,26 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
                 Verdict::Warning => "warning",
                 Verdict::Problem => "PROBLEM",
             };
-            rows.push(vec![finding.what.to_owned(), verdict.to_owned(), finding.found.clone()]);
+            rows.push(vec![
+                finding.what.to_owned(),
+                verdict.to_owned(),
+                finding.found.clone(),
+            ]);
             if let Some(advice) = &finding.advice {
                 rows.push(vec![String::new(), String::new(), format!("→ {advice}")]);
             }
         }
         output::table(&["what", "", "found"], rows);
     }
-    let problems = findings.iter().filter(|finding| finding.verdict == Verdict::Problem).count();
-    if problems == 0 { Ok(()) } else { Err(CliError::new(Kind::CheckFailed, format!("{problems} problems")).into()) }
+    let problems = findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Problem)
+        .count();
+    if problems == 0 {
+        Ok(())
+    } else {
+        Err(CliError::new(Kind::CheckFailed, format!("{problems} problems")).into())
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -95,23 +111,54 @@ fn cpu() -> Finding {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let features = features();
     let has = |name: &str| features.iter().any(|(known, has)| *known == name && *has);
-    let verdict = if has("sha_ni") || has("sha2") { Verdict::Ok } else { Verdict::Warning };
-    let present: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+    let verdict = if has("sha_ni") || has("sha2") {
+        Verdict::Ok
+    } else {
+        Verdict::Warning
+    };
+    let present: Vec<&str> = features
+        .iter()
+        .filter(|(_, has)| *has)
+        .map(|(name, _)| *name)
+        .collect();
     let found = format!("{cores} cores; {}", present.join(" "));
-    finding("cpu", verdict, found, "without SHA instructions PC1 and commitments are several times slower")
+    finding(
+        "cpu",
+        verdict,
+        found,
+        "without SHA instructions PC1 and commitments are several times slower",
+    )
 }
 
 fn memory() -> Finding {
     let bytes = wire::memory_bytes();
     let need = 8_u64 << 30;
-    let verdict = if bytes >= need { Verdict::Ok } else { Verdict::Warning };
-    finding("memory", verdict, ByteSize(bytes).to_string(), "a small sector takes up to 6 GiB; a 32 GiB sector takes 128 GiB and more")
+    let verdict = if bytes >= need {
+        Verdict::Ok
+    } else {
+        Verdict::Warning
+    };
+    finding(
+        "memory",
+        verdict,
+        ByteSize(bytes).to_string(),
+        "a small sector takes up to 6 GiB; a 32 GiB sector takes 128 GiB and more",
+    )
 }
 
 fn open_files() -> Finding {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let verdict = if limit >= 4096 { Verdict::Ok } else { Verdict::Warning };
-    finding("open files", verdict, format!("at most {limit}"), "raise it: ulimit -n 65536, or LimitNOFILE in the systemd unit")
+    let verdict = if limit >= 4096 {
+        Verdict::Ok
+    } else {
+        Verdict::Warning
+    };
+    finding(
+        "open files",
+        verdict,
+        format!("at most {limit}"),
+        "raise it: ulimit -n 65536, or LimitNOFILE in the systemd unit",
+    )
 }
 
 fn disk(cx: &Context) -> Vec<Finding> {
@@ -121,7 +168,10 @@ fn disk(cx: &Context) -> Vec<Finding> {
         places.push(("store disk", cx.home.resolve(path)));
     }
     places.push(("parameters disk", cx.params_base.clone()));
-    places.into_iter().map(|(what, path)| one_disk(what, &path)).collect()
+    places
+        .into_iter()
+        .map(|(what, path)| one_disk(what, &path))
+        .collect()
 }
 
 fn one_disk(what: &'static str, path: &Path) -> Finding {
@@ -133,13 +183,27 @@ fn one_disk(what: &'static str, path: &Path) -> Finding {
     };
     match probe() {
         Ok((free, fsync)) => {
-            let verdict = if free < 2 << 30 || fsync > 50.0 { Verdict::Warning } else { Verdict::Ok };
+            let verdict = if free < 2 << 30 || fsync > 50.0 {
+                Verdict::Warning
+            } else {
+                Verdict::Ok
+            };
             let found = format!("{}: {} free, fsync {fsync:.2} ms", path.display(), ByteSize(free));
-            finding(what, verdict, found, "a slow or full disk slows every durable step; use a local SSD")
+            finding(
+                what,
+                verdict,
+                found,
+                "a slow or full disk slows every durable step; use a local SSD",
+            )
         }
         Err(error) => {
             let advice = "let the user that runs sealflow make and write this folder, or configure another";
-            finding(what, Verdict::Problem, format!("{}: {error}", path.display()), advice)
+            finding(
+                what,
+                Verdict::Problem,
+                format!("{}: {error}", path.display()),
+                advice,
+            )
         }
     }
 }
@@ -166,17 +230,40 @@ fn params(cx: &Context) -> Finding {
         Ok(found) => found,
         Err(error) => return finding("parameters", Verdict::Problem, error.to_string(), ""),
     };
-    let present: Vec<String> =
-        found.iter().filter(|set| set.state == SetState::Present).map(|set| set.set.to_string()).collect();
-    let partial: Vec<String> =
-        found.iter().filter(|set| set.state == SetState::Partial).map(|set| set.set.to_string()).collect();
-    let text = format!("{}: {}", cx.params.path().display(), if present.is_empty() { "none".to_owned() } else { present.join(" ") });
+    let present: Vec<String> = found
+        .iter()
+        .filter(|set| set.state == SetState::Present)
+        .map(|set| set.set.to_string())
+        .collect();
+    let partial: Vec<String> = found
+        .iter()
+        .filter(|set| set.state == SetState::Partial)
+        .map(|set| set.set.to_string())
+        .collect();
+    let text = format!(
+        "{}: {}",
+        cx.params.path().display(),
+        if present.is_empty() {
+            "none".to_owned()
+        } else {
+            present.join(" ")
+        }
+    );
     if !partial.is_empty() {
         let advice = format!("incomplete: {}; generate or fetch them again", partial.join(" "));
         return finding("parameters", Verdict::Warning, text, &advice);
     }
-    let verdict = if present.is_empty() { Verdict::Warning } else { Verdict::Ok };
-    finding("parameters", verdict, text, "the first run makes what it needs; or: sealflow params generate porep-2KiB")
+    let verdict = if present.is_empty() {
+        Verdict::Warning
+    } else {
+        Verdict::Ok
+    };
+    finding(
+        "parameters",
+        verdict,
+        text,
+        "the first run makes what it needs; or: sealflow params generate porep-2KiB",
+    )
 }
 
 fn workflows(cx: &Context) -> Finding {
@@ -187,12 +274,21 @@ fn workflows(cx: &Context) -> Finding {
         .iter()
         .filter(|name| {
             let found = crate::builtin::find(name, &home);
-            found.is_ok_and(|found| sealflow_engine::workflow::load(&found.text, &registry).0.is_none())
+            found.is_ok_and(|found| {
+                sealflow_engine::workflow::load(&found.text, &registry)
+                    .0
+                    .is_none()
+            })
         })
         .collect();
     if wrong.is_empty() {
         return finding("workflows", Verdict::Ok, format!("{} are right", names.len()), "");
     }
     let advice = "`sealflow workflow check` says what is wrong, at its line";
-    finding("workflows", Verdict::Problem, format!("{wrong:?} cannot run"), advice)
+    finding(
+        "workflows",
+        Verdict::Problem,
+        format!("{wrong:?} cannot run"),
+        advice,
+    )
 }

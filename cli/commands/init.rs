@@ -28,6 +28,8 @@ pub(crate) fn run(cx: &Context, _: &Args) -> anyhow::Result<()> {
         }
     }
     let home = cx.home.root().display();
-    output::note(&format!("\nnext: sealflow --home {home} doctor\n      sealflow --home {home} daemon"));
+    output::note(&format!(
+        "\nnext: sealflow --home {home} doctor\n      sealflow --home {home} daemon"
+    ));
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use sealflow_stages::params::{ParamSet, ParamsDir, Progress, SetState, Source, check, fetch, generate, list};
+use sealflow_stages::params::{
+    ParamSet, ParamsDir, Progress, SetState, Source, check, fetch, generate, list,
+};
 use serde_json::json;
 
 use crate::environment::Context;
@@ -92,12 +94,18 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                 let bar = bar(set);
                 let dir = generated.clone();
                 let shown = bar.clone();
-                let report = tokio::task::spawn_blocking(move || generate(set, &dir, |progress| tell(&shown, progress), &stop));
+                let report = tokio::task::spawn_blocking(move || {
+                    generate(set, &dir, |progress| tell(&shown, progress), &stop)
+                });
                 let report = report.await?;
                 ctrl_c.abort();
                 bar.finish_and_clear();
                 let report = report?;
-                let how = if report.generated { "generated" } else { "was there already" };
+                let how = if report.generated {
+                    "generated"
+                } else {
+                    "was there already"
+                };
                 output::note(&format!("{set} {how} ({:.1} s)", report.elapsed.as_secs_f64()));
                 reports.push(json!({
                     "set": set.to_string(), "generated": report.generated,
@@ -110,13 +118,23 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             let mut reports = Vec::new();
             for set in parse(&sets)? {
                 let source = match &from {
-                    Some(base) => Source { base_url: base.clone(), ..Source::default() },
+                    Some(base) => Source {
+                        base_url: base.clone(),
+                        ..Source::default()
+                    },
                     None => Source::default(),
                 };
                 let bar = bar(set);
                 let shown = bar.clone();
                 let stop = AtomicBool::new(false);
-                let report = fetch(set, &published, &source, move |progress| tell(&shown, progress), &stop).await;
+                let report = fetch(
+                    set,
+                    &published,
+                    &source,
+                    move |progress| tell(&shown, progress),
+                    &stop,
+                )
+                .await;
                 bar.finish_and_clear();
                 report?;
                 output::note(&format!("{set} is in {}", published.path().display()));
@@ -141,7 +159,9 @@ fn tell(bar: &ProgressBar, progress: Progress) {
     bar.set_length(progress.total.unwrap_or(0));
     bar.set_position(progress.done);
     let left = progress.eta.filter(|eta| *eta > Duration::from_secs(1));
-    let left = left.map(|eta| format!(", about {} s left", eta.as_secs())).unwrap_or_default();
+    let left = left
+        .map(|eta| format!(", about {} s left", eta.as_secs()))
+        .unwrap_or_default();
     bar.set_message(format!("{}{left}", progress.phase.name()));
 }
 
@@ -177,11 +197,24 @@ fn print_list(generated: &ParamsDir, published: &ParamsDir, as_json: bool) -> an
         return output::json(&rows.collect::<Vec<_>>());
     }
     let rows = rows.into_iter().map(|(origin, found)| {
-        let size = if found.bytes == 0 { String::new() } else { bytesize::ByteSize(found.bytes).to_string() };
-        vec![found.set.to_string(), origin.to_owned(), state(found.state).to_owned(), size]
+        let size = if found.bytes == 0 {
+            String::new()
+        } else {
+            bytesize::ByteSize(found.bytes).to_string()
+        };
+        vec![
+            found.set.to_string(),
+            origin.to_owned(),
+            state(found.state).to_owned(),
+            size,
+        ]
     });
     output::table(&["set", "origin", "state", "size"], rows.collect());
-    output::note(&format!("\ngenerated: {}\npublished: {}", generated.path().display(), published.path().display()));
+    output::note(&format!(
+        "\ngenerated: {}\npublished: {}",
+        generated.path().display(),
+        published.path().display()
+    ));
     Ok(())
 }
 
@@ -208,13 +241,23 @@ async fn check_sets(dirs: &[ParamsDir], sets: Vec<ParamSet>, as_json: bool) -> a
         }
     }
     if as_json {
-        let rows = rows.iter().map(|(set, text, good)| json!({ "set": set.to_string(), "good": good, "report": text }));
+        let rows = rows
+            .iter()
+            .map(|(set, text, good)| json!({ "set": set.to_string(), "good": good, "report": text }));
         output::json(&rows.collect::<Vec<_>>())?;
     } else {
         let rows = rows.iter().map(|(set, text, good)| {
-            vec![set.to_string(), if *good { "good" } else { "bad" }.to_owned(), text.clone()]
+            vec![
+                set.to_string(),
+                if *good { "good" } else { "bad" }.to_owned(),
+                text.clone(),
+            ]
         });
         output::table(&["set", "", "report"], rows.collect());
     }
-    if bad == 0 { Ok(()) } else { Err(CliError::new(Kind::CheckFailed, format!("{bad} sets are not good")).into()) }
+    if bad == 0 {
+        Ok(())
+    } else {
+        Err(CliError::new(Kind::CheckFailed, format!("{bad} sets are not good")).into())
+    }
 }

@@ -119,6 +119,8 @@ enum Command {
         reason: Reason,
     },
     /// Try failed or backing-off steps again, now, with a fresh retry budget
+    ///
+    /// With --step a step that has succeeded is done again too, and all that need it.
     Retry {
         /// The run, or the end of its name, or `latest`
         run: String,
@@ -148,19 +150,34 @@ pub(crate) fn who() -> String {
 }
 
 fn by(reason: Reason) -> ByRequest {
-    ByRequest { who: who(), why: reason.why }
+    ByRequest {
+        who: who(),
+        why: reason.why,
+    }
 }
 
 pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Start { workflow, params, key, watch, json, reason } => {
+        Command::Start {
+            workflow,
+            params,
+            key,
+            watch,
+            json,
+            reason,
+        } => {
             let found = builtin::find(&workflow, &cx.home.workflows())?;
             // Checked here first, so that complaints show the user's own file.
             builtin::graph(&found, &wire::registry(&cx))?;
             let params = parse_params(&params)?;
             let client = Client::need(&cx).await?;
-            let request =
-                StartRequest { workflow: None, source: Some(found.text), params, key, by: by(reason) };
+            let request = StartRequest {
+                workflow: None,
+                source: Some(found.text),
+                params,
+                key,
+                by: by(reason),
+            };
             let started = client.start(&request).await?;
             if watch {
                 let source = Source::Daemon(client);
@@ -173,7 +190,13 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             output::note(&format!("watch it: sealflow run watch {}", started.run));
             Ok(())
         }
-        Command::List { workflow, status, subject, limit, json } => {
+        Command::List {
+            workflow,
+            status,
+            subject,
+            limit,
+            json,
+        } => {
             let filter = filter(workflow, status, subject, limit)?;
             let source = Source::open(&cx).await?;
             let runs = source.runs(&filter).await;
@@ -198,16 +221,75 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             source.close().await?;
             logged
         }
-        Command::Pause { run, reason } => ask(&cx, &run, "pause", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
-        Command::Resume { run, reason } => ask(&cx, &run, "resume", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
-        Command::Cancel { run, reason } => ask(&cx, &run, "cancel", VerbRequest { by: by(reason), ..VerbRequest::default() }).await,
-        Command::Retry { run, step, reason } => {
-            ask(&cx, &run, "retry", VerbRequest { step, by: by(reason), ..VerbRequest::default() }).await
+        Command::Pause { run, reason } => {
+            ask(
+                &cx,
+                &run,
+                "pause",
+                VerbRequest {
+                    by: by(reason),
+                    ..VerbRequest::default()
+                },
+            )
+            .await
         }
-        Command::Signal { run, name, data, reason } => {
+        Command::Resume { run, reason } => {
+            ask(
+                &cx,
+                &run,
+                "resume",
+                VerbRequest {
+                    by: by(reason),
+                    ..VerbRequest::default()
+                },
+            )
+            .await
+        }
+        Command::Cancel { run, reason } => {
+            ask(
+                &cx,
+                &run,
+                "cancel",
+                VerbRequest {
+                    by: by(reason),
+                    ..VerbRequest::default()
+                },
+            )
+            .await
+        }
+        Command::Retry { run, step, reason } => {
+            ask(
+                &cx,
+                &run,
+                "retry",
+                VerbRequest {
+                    step,
+                    by: by(reason),
+                    ..VerbRequest::default()
+                },
+            )
+            .await
+        }
+        Command::Signal {
+            run,
+            name,
+            data,
+            reason,
+        } => {
             let data = serde_json::from_str(&data)
                 .map_err(|error| CliError::new(Kind::Usage, format!("--data is not JSON: {error}")))?;
-            ask(&cx, &run, "signal", VerbRequest { signal: Some(name), data, by: by(reason), step: None }).await
+            ask(
+                &cx,
+                &run,
+                "signal",
+                VerbRequest {
+                    signal: Some(name),
+                    data,
+                    by: by(reason),
+                    step: None,
+                },
+            )
+            .await
         }
     }
 }
@@ -231,14 +313,24 @@ fn filter(
     let usage = |error: String| CliError::new(Kind::Usage, error);
     let status = match status {
         None => None,
-        Some(text) => Some(serde_json::from_value::<RunStatus>(Value::String(text.clone())).map_err(|_| {
-            usage(format!("`{text}` is not a status; there are running, paused, cancelling, succeeded, cancelled"))
-        })?),
+        Some(text) => Some(
+            serde_json::from_value::<RunStatus>(Value::String(text.clone())).map_err(|_| {
+                usage(format!(
+                    "`{text}` is not a status; there are running, paused, cancelling, succeeded, cancelled"
+                ))
+            })?,
+        ),
     };
     Ok(RunFilter {
-        workflow: workflow.map(|text| WorkflowName::new(&text)).transpose().map_err(|error| usage(error.to_string()))?,
+        workflow: workflow
+            .map(|text| WorkflowName::new(&text))
+            .transpose()
+            .map_err(|error| usage(error.to_string()))?,
         status,
-        subject: subject.map(|text| Subject::new(&text)).transpose().map_err(|error| usage(error.to_string()))?,
+        subject: subject
+            .map(|text| Subject::new(&text))
+            .transpose()
+            .map_err(|error| usage(error.to_string()))?,
         limit: Some(limit),
     })
 }
@@ -248,14 +340,24 @@ async fn find(source: &Source, text: &str) -> anyhow::Result<RunId> {
     if let Ok(run) = text.parse() {
         return Ok(run);
     }
-    let runs = source.runs(&RunFilter { limit: Some(10_000), ..RunFilter::default() }).await?;
+    let runs = source
+        .runs(&RunFilter {
+            limit: Some(10_000),
+            ..RunFilter::default()
+        })
+        .await?;
     let fits: Vec<&RunSummary> = match text {
         "latest" => runs.iter().take(1).collect(),
-        end => runs.iter().filter(|run| end.len() >= 4 && run.run.ends_with(end)).collect(),
+        end => runs
+            .iter()
+            .filter(|run| end.len() >= 4 && run.run.ends_with(end))
+            .collect(),
     };
     match fits.as_slice() {
         [run] => Ok(run.run.parse()?),
-        [] => Err(crate::exit::not_found(format!("there is no run `{text}`; `sealflow run list` shows all"))),
+        [] => Err(crate::exit::not_found(format!(
+            "there is no run `{text}`; `sealflow run list` shows all"
+        ))),
         several => {
             let text = format!("`{text}` fits {} runs; give more of the name", several.len());
             Err(CliError::new(Kind::Usage, text).into())
@@ -296,7 +398,10 @@ fn list(runs: &[RunSummary], json: bool) -> anyhow::Result<()> {
             run.reason.clone().unwrap_or_default(),
         ]
     };
-    output::table(&["run", "workflow", "subject", "status", "started", "reason"], runs.iter().map(row).collect());
+    output::table(
+        &["run", "workflow", "subject", "status", "started", "reason"],
+        runs.iter().map(row).collect(),
+    );
     Ok(())
 }
 
@@ -350,7 +455,12 @@ pub(crate) fn verdict(run: &RunDetail) -> anyhow::Result<()> {
         return Ok(());
     }
     let reason = run.summary.reason.clone().unwrap_or_default();
-    let text = format!("run {} is {}{}{reason}", run.summary.run, run.summary.status, if reason.is_empty() { "" } else { ": " });
+    let text = format!(
+        "run {} is {}{}{reason}",
+        run.summary.run,
+        run.summary.status,
+        if reason.is_empty() { "" } else { ": " }
+    );
     Err(CliError::new(Kind::RunFailed, text).into())
 }
 
@@ -367,9 +477,13 @@ impl Screen {
             let term = console::Term::stderr();
             let width = usize::from(term.size().1);
             let text = draw::run(run);
-            let lines: Vec<String> =
-                text.lines().map(|line| console::truncate_str(line, width.saturating_sub(1), "…").into_owned()).collect();
-            let drawn = term.clear_last_lines(self.lines).and_then(|()| term.write_line(&lines.join("\n")));
+            let lines: Vec<String> = text
+                .lines()
+                .map(|line| console::truncate_str(line, width.saturating_sub(1), "…").into_owned())
+                .collect();
+            let drawn = term
+                .clear_last_lines(self.lines)
+                .and_then(|()| term.write_line(&lines.join("\n")));
             self.lines = if drawn.is_ok() { lines.len() } else { 0 };
             return;
         }
@@ -380,7 +494,11 @@ impl Screen {
                 continue;
             }
             if !matches!(step.status.as_str(), "pending" | "ready") {
-                let seconds = if step.status == "succeeded" { draw::seconds(step.seconds) } else { String::new() };
+                let seconds = if step.status == "succeeded" {
+                    draw::seconds(step.seconds)
+                } else {
+                    String::new()
+                };
                 output::note(format!("{:18} {:10} {seconds}", step.step, step.status).trim_end());
             }
             match before {
@@ -448,7 +566,10 @@ mod tests {
     #[test]
     fn params_are_json_or_text() {
         let given = ["a=1", "b=text", "c=[\"x\"]", "d=\"1\"", "e="].map(str::to_owned);
-        assert_eq!(parse_params(&given).unwrap(), json!({"a": 1, "b": "text", "c": ["x"], "d": "1", "e": ""}));
+        assert_eq!(
+            parse_params(&given).unwrap(),
+            json!({"a": 1, "b": "text", "c": ["x"], "d": "1", "e": ""})
+        );
         assert!(parse_params(&["a".to_owned()]).is_err());
         assert!(parse_params(&["a=1".to_owned(), "a=2".to_owned()]).is_err());
     }

@@ -37,22 +37,34 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
         Command::List { json: true } => output::json(&registry.iter().collect::<Vec<_>>()),
         Command::List { json: false } => {
             let first_sentence = |doc: &str| doc.split("\n\n").next().unwrap_or("").replace('\n', " ");
-            let rows = registry.iter().map(|info| vec![info.name.to_string(), first_sentence(&info.doc)]);
+            let rows = registry
+                .iter()
+                .map(|info| vec![info.name.to_string(), first_sentence(&info.doc)]);
             output::table(&["stage", "does"], rows.collect());
             Ok(())
         }
         Command::Show { name, json } => {
             let Some(info) = registry.info(name) else {
-                return Err(not_found(format!("there is no stage `{name}`; `sealflow stage list` shows all")));
+                return Err(not_found(format!(
+                    "there is no stage `{name}`; `sealflow stage list` shows all"
+                )));
             };
             if *json {
                 return output::json(info);
             }
-            output::data(&format!("{} (version {})\n\n{}\n", info.name, info.version, info.doc));
+            output::data(&format!(
+                "{} (version {})\n\n{}\n",
+                info.name, info.version, info.doc
+            ));
             for (what, fields) in [("TAKES", &info.inputs), ("GIVES", &info.outputs)] {
                 let row = |field: &sealflow_engine::schema::Field| {
                     let need = if field.required { "" } else { "optional" };
-                    vec![field.name.clone(), field.ty.clone(), need.to_owned(), field.doc.clone()]
+                    vec![
+                        field.name.clone(),
+                        field.ty.clone(),
+                        need.to_owned(),
+                        field.doc.clone(),
+                    ]
                 };
                 output::table(&[what, "type", "", ""], fields.iter().map(row).collect());
                 output::data("");

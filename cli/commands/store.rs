@@ -57,7 +57,11 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             if report.problems.is_empty() {
                 return Ok(());
             }
-            let text = format!("{} problems in {}", report.problems.len(), cx.home.root().display());
+            let text = format!(
+                "{} problems in {}",
+                report.problems.len(),
+                cx.home.root().display()
+            );
             let hint = "keep a copy of the data directory; an earlier export can be imported into a new one";
             Err(CliError::new(Kind::CheckFailed, text).hint(hint).into())
         }
@@ -68,7 +72,8 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             }
             let journal = wire::journal(cx, false).await?;
             let partial = durable::temporary(&file);
-            let out = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+            let out =
+                File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
             let mut out = BufWriter::new(out);
             let summary = export(&journal, &mut out).await;
             journal.close().await?;
@@ -95,7 +100,12 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
 }
 
 fn amount(done: Transferred) -> String {
-    let Transferred { runs, entries, graphs, payloads } = done;
+    let Transferred {
+        runs,
+        entries,
+        graphs,
+        payloads,
+    } = done;
     format!("{runs} runs, {entries} entries, {graphs} graphs, {payloads} payloads")
 }
 
@@ -107,7 +117,11 @@ fn text(report: &CheckReport) -> String {
         c.runs, c.entries, c.steps, c.graphs, c.keys, c.artifacts, c.payloads
     )];
     for problem in &report.problems {
-        let run = problem.run.as_ref().map(|run| format!("{run}: ")).unwrap_or_default();
+        let run = problem
+            .run
+            .as_ref()
+            .map(|run| format!("{run}: "))
+            .unwrap_or_default();
         lines.push(format!("{run}{}: {}", problem.invariant, problem.what));
     }
     if report.problems.is_empty() {

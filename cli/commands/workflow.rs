@@ -68,7 +68,10 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             for name in builtin::names(&home) {
                 let found = builtin::find(&name, &home)?;
                 let (graph, _) = load(&found.text, &registry);
-                let origin = found.path.as_ref().map_or("built in".to_owned(), |path| path.display().to_string());
+                let origin = found
+                    .path
+                    .as_ref()
+                    .map_or("built in".to_owned(), |path| path.display().to_string());
                 let (description, steps, status) = match &graph {
                     Some(graph) => (graph.data().description.clone(), graph.data().steps.len(), "ok"),
                     None => (String::new(), 0, "wrong"),
@@ -85,7 +88,12 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                 other => other.to_string(),
             };
             let keys = ["workflow", "status", "steps", "origin", "description"];
-            output::table(&keys, list.iter().map(|row| keys.iter().map(|key| text(row, key)).collect()).collect());
+            output::table(
+                &keys,
+                list.iter()
+                    .map(|row| keys.iter().map(|key| text(row, key)).collect())
+                    .collect(),
+            );
             Ok(())
         }
         Command::Check { workflows, json } => check(cx, &workflows, json),
@@ -114,13 +122,20 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
 fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
     let registry = wire::registry(cx);
     let home = cx.home.workflows();
-    let names = if workflows.is_empty() { builtin::names(&home) } else { workflows.to_vec() };
+    let names = if workflows.is_empty() {
+        builtin::names(&home)
+    } else {
+        workflows.to_vec()
+    };
     let mut problems = Vec::new();
     let mut errors = 0;
     for name in &names {
         let found = builtin::find(name, &home)?;
         let (graph, diagnostics) = load(&found.text, &registry);
-        errors += diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        errors += diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .count();
         if json {
             problems.extend(diagnostics.iter().map(|diagnostic| {
                 let (line, column) = diagnostic.position(&found.text);
@@ -135,7 +150,12 @@ fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
         }
         if let (Some(graph), false) = (graph, json) {
             let data = graph.data();
-            output::note(&format!("{} is right: workflow `{}`, {} steps", found.label, data.name, data.steps.len()));
+            output::note(&format!(
+                "{} is right: workflow `{}`, {} steps",
+                found.label,
+                data.name,
+                data.steps.len()
+            ));
         }
     }
     if json {
@@ -144,6 +164,10 @@ fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
     if errors == 0 {
         return Ok(());
     }
-    let text = if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") };
+    let text = if errors == 1 {
+        "1 error".to_owned()
+    } else {
+        format!("{errors} errors")
+    };
     Err(CliError::new(Kind::Config, text).into())
 }

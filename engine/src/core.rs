@@ -47,7 +47,8 @@ pub enum Verb {
     Resume,
     /// End it.
     Cancel,
-    /// Let a failed or waiting step start again; without a name every failed or backing-off one.
+    /// Let a failed or waiting step start again; without a name every failed or backing-off one. A
+    /// succeeded step is done again with all that need it, if it is named.
     Retry(Option<StepName>),
     /// Tell it something.
     Signal(String, Value),
@@ -474,6 +475,7 @@ impl Core {
             )))
         };
         let mut events = Vec::new();
+        let mut redo = None;
         match verb {
             Verb::Pause if status == RunStatus::Running => {
                 events.push(Event::RunPaused {
@@ -498,6 +500,12 @@ impl Core {
                     return wrong(&format!("it has no step `{step}`"));
                 }
                 events.extend(retries(state, step.as_ref(), &by, false));
+                let succeeded = step.as_ref().and_then(|step| state.graph.find(step));
+                redo = succeeded.filter(|ix| state.step(*ix).status == StepStatus::Succeeded);
+                if let (Some(_), Some(step)) = (redo, step) {
+                    let by = by.clone();
+                    events.push(Event::StepRedone { step, by });
+                }
                 if events.is_empty() {
                     return wrong("no step has failed or waits for its next attempt");
                 }
@@ -506,6 +514,9 @@ impl Core {
                 }
             }
             Verb::Signal(name, data) => events.push(Event::SignalReceived { name, data, by }),
+        }
+        if let Some(ix) = redo {
+            self.stop_from(run, ix);
         }
         for event in events {
             self.record(run, event);
@@ -1071,28 +1082,36 @@ impl Core {
                     from: name(&edge.from),
                     to: name(&edge.to),
                 };
-                let mut running = Vec::new();
-                for ix in live.state.graph.with_descendants(edge.to) {
-                    if let (Some(key), Some(current)) =
-                        (live.state.current_key(ix), &live.state.step(ix).current)
-                    {
-                        live.effects.push(Effect::Stop {
-                            executor: current.executor.clone(),
-                            key: key.clone(),
-                        });
-                        live.progress.remove(&ix);
-                        running.push((ix, key));
-                    }
-                }
-                for (ix, key) in running {
-                    self.unlimit(ix, &key);
-                }
+                let to = edge.to;
+                self.stop_from(run, to);
                 Some(event)
             }
             Command::Pause(reason) => Some(Event::RunPaused {
                 reason: reason.clone(),
             }),
             Command::Finish(end) => Some(Event::RunFinished { end: *end }),
+        }
+    }
+
+    /// Stops the running attempts of a step and of all that need it: another visit begins.
+    fn stop_from(&mut self, run: &RunId, first: StepIx) {
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
+        let mut running = Vec::new();
+        for ix in live.state.graph.with_descendants(first) {
+            if let (Some(key), Some(current)) = (live.state.current_key(ix), &live.state.step(ix).current) {
+                let (executor, key_of_stop) = (current.executor.clone(), key.clone());
+                live.effects.push(Effect::Stop {
+                    executor,
+                    key: key_of_stop,
+                });
+                live.progress.remove(&ix);
+                running.push((ix, key));
+            }
+        }
+        for (ix, key) in running {
+            self.unlimit(ix, &key);
         }
     }
 

@@ -252,6 +252,13 @@ pub enum Event {
         /// Who asked.
         by: By,
     },
+    /// A succeeded step, and all that need it, begin another visit because somebody asked for it.
+    StepRedone {
+        /// The step.
+        step: StepName,
+        /// Who asked.
+        by: By,
+    },
     /// The run is to end; attempts are being stopped.
     CancelRequested {
         /// Who asked.

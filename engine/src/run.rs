@@ -293,6 +293,8 @@ impl RunState {
         for entry in rest {
             state.apply(entry)?;
         }
+        // What earlier entries touched is in the rows already.
+        state.touched.clear();
         Ok(state)
     }
 
@@ -609,6 +611,10 @@ impl RunState {
                 }
                 self.set_status(ix, StepStatus::Ready, at);
             }
+            Event::StepRedone { step, .. } => {
+                let ix = self.expect(step, &[StepStatus::Succeeded])?;
+                self.again(ix, at);
+            }
             Event::CancelRequested { .. } => {
                 self.status = RunStatus::Cancelling;
                 self.pause = None;
@@ -672,7 +678,13 @@ impl RunState {
             .position(|edge| edge.on == on && edge.from == from_ix && edge.to == to_ix);
         let edge = edge.ok_or_else(|| format!("there is no way back from `{from}` to `{to}` on `{on}`"))?;
         self.rewinds[edge] += 1;
-        let again = self.graph.with_descendants(to_ix);
+        self.again(to_ix, at);
+        Ok(())
+    }
+
+    /// Begins another visit of a step and of all that need it.
+    fn again(&mut self, first: StepIx, at: u64) {
+        let again = self.graph.with_descendants(first);
         for ix in &again {
             self.supersede(*ix);
             let state = &mut self.steps[ix.get()];
@@ -704,7 +716,6 @@ impl RunState {
                 self.set_status(ix, StepStatus::Ready, at);
             }
         }
-        Ok(())
     }
 
     fn finish(&mut self, end: RunEnd, at: u64) -> Result<(), String> {

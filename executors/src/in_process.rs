@@ -27,7 +27,12 @@ pub struct InProcess {
 impl InProcess {
     /// An executor that runs the stages of `registry` on artifacts in `stores`.
     pub fn new(spec: ExecutorSpec, registry: Arc<StageRegistry>, stores: Stores) -> Self {
-        Self { spec, registry, stores, running: Running::default() }
+        Self {
+            spec,
+            registry,
+            stores,
+            running: Running::default(),
+        }
     }
 }
 
@@ -42,17 +47,31 @@ impl Executor for InProcess {
 
     fn start(&self, job: Job, reports: Reports) {
         let cancel = CancellationToken::new();
-        if locked(&self.running).insert(job.key.clone(), cancel.clone()).is_some() {
+        if locked(&self.running)
+            .insert(job.key.clone(), cancel.clone())
+            .is_some()
+        {
             return;
         }
         let (running, registry, stores) = (self.running.clone(), self.registry.clone(), self.stores.clone());
         let span = tracing::info_span!("attempt", run = %job.key.run, step = %job.key.step, attempt = job.key.attempt);
         let task = async move {
-            let Job { key, token, subject, stage, input, .. } = job;
+            let Job {
+                key,
+                token,
+                subject,
+                stage,
+                input,
+                ..
+            } = job;
             let offer = {
                 let (key, token, reports) = (key.clone(), token.clone(), reports.clone());
                 move |progress| {
-                    reports.offer(Report { key: key.clone(), token: token.clone(), news: News::Progress(progress) });
+                    reports.offer(Report {
+                        key: key.clone(),
+                        token: token.clone(),
+                        news: News::Progress(progress),
+                    });
                 }
             };
             let cx = StageContext::new(key.clone(), subject, stores, cancel, offer);
@@ -65,10 +84,19 @@ impl Executor for InProcess {
                         Err(error) => Err(panicked(error)),
                     }
                 }
-                None => Err(Failure::permanent("unknown_stage", format!("this program has no stage `{stage}`"))),
+                None => Err(Failure::permanent(
+                    "unknown_stage",
+                    format!("this program has no stage `{stage}`"),
+                )),
             };
             locked(&running).remove(&key);
-            reports.send(Report { key, token, news: News::Ended(result) }).await;
+            reports
+                .send(Report {
+                    key,
+                    token,
+                    news: News::Ended(result),
+                })
+                .await;
         };
         drop(tokio::spawn(task.instrument(span)));
     }
@@ -90,5 +118,8 @@ fn panicked(error: tokio::task::JoinError) -> Failure {
         Ok(payload) => panic_text(&*payload),
         Err(error) => error.to_string(),
     };
-    Failure::permanent("panicked", format!("{text}; this is a bug of the stage, please report it"))
+    Failure::permanent(
+        "panicked",
+        format!("{text}; this is a bug of the stage, please report it"),
+    )
 }

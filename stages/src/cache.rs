@@ -37,7 +37,10 @@ impl CacheDir {
         Self::take(cx, File::try_lock_shared)
     }
 
-    fn take(cx: &StageContext, lock_file: fn(&File) -> Result<(), fs::TryLockError>) -> Result<Self, Failure> {
+    fn take(
+        cx: &StageContext,
+        lock_file: fn(&File) -> Result<(), fs::TryLockError>,
+    ) -> Result<Self, Failure> {
         let path = cx.cache_dir()?;
         let lock_path = path.join("lock");
         let failure = |error: &std::io::Error| Failure::io("lock", &lock_path, error);
@@ -73,7 +76,8 @@ impl CacheDir {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                durable::remove(&entry.path()).map_err(|error| Failure::io("remove", &entry.path(), &error))?;
+                durable::remove(&entry.path())
+                    .map_err(|error| Failure::io("remove", &entry.path(), &error))?;
             }
         }
         Ok(())
@@ -100,7 +104,10 @@ impl CacheDir {
         for entry in fs::read_dir(&self.path).map_err(|error| failure(&error))? {
             let entry = entry.map_err(|error| failure(&error))?;
             let name = entry.file_name();
-            if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            if prefixes
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
                 durable::sync_file(&entry.path()).map_err(|error| failure(&error))?;
             }
         }
@@ -124,7 +131,11 @@ impl CacheDir {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(|error| failure(&error))? {
             let path = entry.map_err(|error| failure(&error))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name.starts_with("sc-02-data-tree-r-last") || name == "p_aux" || name == "t_aux" {
                 files.push(path);
             }

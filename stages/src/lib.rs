@@ -40,8 +40,12 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with(seal::synth_proof::SynthProof)
         .with(seal::seed::Seed)
         .with(seal::c1::C1)
-        .with(seal::proof_parameters::ProofParameters { params: params.clone() })
-        .with(seal::c2::C2 { params: params.clone() })
+        .with(seal::proof_parameters::ProofParameters {
+            params: params.clone(),
+        })
+        .with(seal::c2::C2 {
+            params: params.clone(),
+        })
         .with(seal::verify_seal::VerifySeal)
         .with(seal::transfer::Transfer)
         .with(seal::persist::Persist)

@@ -24,24 +24,37 @@ const SHA2_256_TRUNC254_PADDED: u64 = 0x1012;
 
 /// The commitment that a piece CID stands for.
 pub(crate) fn comm_p_of_cid(text: &str) -> Result<CommP, String> {
-    let cid: Cid = text.parse().map_err(|error| format!("`{text}` is not a CID: {error}"))?;
+    let cid: Cid = text
+        .parse()
+        .map_err(|error| format!("`{text}` is not a CID: {error}"))?;
     if cid.codec() != FIL_COMMITMENT_UNSEALED || cid.hash().code() != SHA2_256_TRUNC254_PADDED {
         return Err(format!("`{text}` is not a piece CID; those begin with `baga`"));
     }
     let digest = cid.hash().digest().try_into();
-    digest.map(CommP).map_err(|_| format!("`{text}` does not hold 32 bytes"))
+    digest
+        .map(CommP)
+        .map_err(|_| format!("`{text}` does not hold 32 bytes"))
 }
 
 /// The size of a piece's data.
 pub(crate) fn data_bytes(file: &Path, limit: u64) -> Result<u64, Failure> {
     let meta = std::fs::metadata(file).map_err(|error| Failure::io("read", file, &error))?;
     if !meta.is_file() {
-        return Err(Failure::permanent("path_missing", format!("{} is not a file", file.display())));
+        return Err(Failure::permanent(
+            "path_missing",
+            format!("{} is not a file", file.display()),
+        ));
     }
     match meta.len() {
-        0 => Err(Failure::permanent("piece_empty", format!("{} is empty", file.display()))),
+        0 => Err(Failure::permanent(
+            "piece_empty",
+            format!("{} is empty", file.display()),
+        )),
         bytes if bytes > limit => {
-            let text = format!("{} has {bytes} bytes; a sector of this size holds {limit}", file.display());
+            let text = format!(
+                "{} has {bytes} bytes; a sector of this size holds {limit}",
+                file.display()
+            );
             Err(Failure::permanent("piece_too_large", text))
         }
         bytes => Ok(bytes),
@@ -52,9 +65,9 @@ pub(crate) fn data_bytes(file: &Path, limit: u64) -> Result<u64, Failure> {
 pub(crate) fn padded_bytes(data_bytes: u64, agreed: Option<u64>) -> Result<u64, String> {
     let smallest = data_bytes.div_ceil(127).saturating_mul(128).next_power_of_two();
     match agreed {
-        Some(agreed) if agreed < smallest => {
-            Err(format!("{data_bytes} bytes of data need {smallest} with padding, not {agreed}"))
-        }
+        Some(agreed) if agreed < smallest => Err(format!(
+            "{data_bytes} bytes of data need {smallest} with padding, not {agreed}"
+        )),
         Some(agreed) => Ok(agreed),
         None => Ok(smallest),
     }
@@ -101,11 +114,21 @@ impl Download<'_> {
         Ok(target)
     }
 
-    async fn transfer(&self, cx: &StageContext, url: url::Url, partial: &Path, state: &Path) -> Result<(), Failure> {
-        let remembered = std::fs::read(state).ok().and_then(|bytes| serde_json::from_slice::<Validator>(&bytes).ok());
+    async fn transfer(
+        &self,
+        cx: &StageContext,
+        url: url::Url,
+        partial: &Path,
+        state: &Path,
+    ) -> Result<(), Failure> {
+        let remembered = std::fs::read(state)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Validator>(&bytes).ok());
         let have = std::fs::metadata(partial).map_or(0, |meta| meta.len());
         let resume = remembered.filter(|known| known.url == self.url && have > 0);
-        let http = |error: reqwest::Error| Failure::transient("http_failed", format!("{}: {}", self.url, chain(&error)));
+        let http = |error: reqwest::Error| {
+            Failure::transient("http_failed", format!("{}: {}", self.url, chain(&error)))
+        };
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(30))
             .read_timeout(Duration::from_secs(60))
@@ -114,11 +137,14 @@ impl Download<'_> {
         let mut request = client.get(url);
         if let Some(path) = self.token_file {
             let path = Path::new(path);
-            let token = std::fs::read_to_string(path).map_err(|error| Failure::io("read the token", path, &error))?;
+            let token =
+                std::fs::read_to_string(path).map_err(|error| Failure::io("read the token", path, &error))?;
             request = request.bearer_auth(token.trim());
         }
         if let Some(known) = &resume {
-            request = request.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, &known.validator);
+            request = request
+                .header(RANGE, format!("bytes={have}-"))
+                .header(IF_RANGE, &known.validator);
         }
         let response = request.send().await.map_err(http)?;
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT && resume.is_some();
@@ -126,7 +152,10 @@ impl Download<'_> {
             return Err(refused(self.url, response.status()));
         }
         if resumed && !continues_at(response.headers(), have) {
-            let text = format!("{}: the server sent another range than the one asked for", self.url);
+            let text = format!(
+                "{}: the server sent another range than the one asked for",
+                self.url
+            );
             return Err(Failure::transient("http_failed", text));
         }
         let start = if resumed { have } else { 0 };
@@ -143,7 +172,9 @@ impl Download<'_> {
             .open(partial)
             .await
             .map_err(|error| failure(&error))?;
-        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(start)).await.map_err(|error| failure(&error))?;
+        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(start))
+            .await
+            .map_err(|error| failure(&error))?;
         let mut done = start;
         let mut stream = response.bytes_stream();
         while let Some(chunk) = stream.next().await {
@@ -174,18 +205,27 @@ impl Download<'_> {
         if bytes <= self.limit {
             return Ok(());
         }
-        let text = format!("{} has more than the {} bytes that the sector holds", self.url, self.limit);
+        let text = format!(
+            "{} has more than the {} bytes that the sector holds",
+            self.url, self.limit
+        );
         Err(Failure::permanent("piece_too_large", text))
     }
 }
 
 /// Remembers what tells whether the content is still the same; without it a download starts afresh.
 fn remember(headers: &HeaderMap, url: &str, state: &Path) -> Result<(), Failure> {
-    let validator = [ETAG, LAST_MODIFIED].iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok());
+    let validator = [ETAG, LAST_MODIFIED]
+        .iter()
+        .find_map(|name| headers.get(name))
+        .and_then(|value| value.to_str().ok());
     let strong = validator.filter(|text| !text.starts_with("W/"));
     let written = match strong {
         Some(validator) => {
-            let known = Validator { url: url.to_owned(), validator: validator.to_owned() };
+            let known = Validator {
+                url: url.to_owned(),
+                validator: validator.to_owned(),
+            };
             durable::write(state, &serde_json::to_vec(&known).unwrap_or_default())
         }
         None => durable::remove(state),
@@ -200,7 +240,10 @@ fn continues_at(headers: &HeaderMap, have: u64) -> bool {
 
 fn refused(url: &str, status: StatusCode) -> Failure {
     let text = format!("{url} answers {status}");
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT {
+    if status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+    {
         return Failure::transient("http_failed", text);
     }
     let hint = match status {
@@ -241,7 +284,10 @@ mod tests {
         // The CID of a 32 GiB piece of zeros, as every node prints it.
         let cid = "baga6ea4seaqao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq";
         let comm_p = comm_p_of_cid(cid).unwrap();
-        assert_eq!(comm_p.to_string(), "077e5fde35c50a9303a55009e3498a4ebedff39c42b710b730d8ec7ac7afa63e");
+        assert_eq!(
+            comm_p.to_string(),
+            "077e5fde35c50a9303a55009e3498a4ebedff39c42b710b730d8ec7ac7afa63e"
+        );
         assert!(comm_p_of_cid("bafkqaaa").is_err());
         assert!(comm_p_of_cid("nonsense").is_err());
     }

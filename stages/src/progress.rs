@@ -15,5 +15,8 @@ pub(crate) fn bytes(cx: &StageContext, phase: &str, done: u64, total: u64) {
 
 /// Reports a phase that says nothing more about itself.
 pub(crate) fn phase(cx: &StageContext, phase: impl Into<String>) {
-    cx.progress(Progress { phase: phase.into(), ..Progress::default() });
+    cx.progress(Progress {
+        phase: phase.into(),
+        ..Progress::default()
+    });
 }

@@ -31,13 +31,18 @@ pub(crate) fn sector_id(sector: SectorNumber) -> SectorId {
 /// Pieces as the library takes them: sizes without padding, and behind the last one pieces of zeros up
 /// to the end of the sector, without which it would take their tree for the whole. (Zeros between
 /// pieces it adds itself; a sector without any piece it knows as committed capacity.)
-pub(crate) fn library_pieces(pieces: &[PieceInfo], proof_type: SealProof) -> Result<Vec<LibraryPiece>, Failure> {
+pub(crate) fn library_pieces(
+    pieces: &[PieceInfo],
+    proof_type: SealProof,
+) -> Result<Vec<LibraryPiece>, Failure> {
     let convert = |comm_p: [u8; 32], padded: u64| {
         LibraryPiece::new(comm_p, UnpaddedBytesAmount(padded / 128 * 127))
             .map_err(|error| Failure::permanent("bad_piece", format!("{error:#}")))
     };
-    let mut all: Vec<LibraryPiece> =
-        pieces.iter().map(|piece| convert(piece.comm_p.0, piece.padded_bytes)).collect::<Result<_, _>>()?;
+    let mut all: Vec<LibraryPiece> = pieces
+        .iter()
+        .map(|piece| convert(piece.comm_p.0, piece.padded_bytes))
+        .collect::<Result<_, _>>()?;
     let mut end = pieces.last().map_or(0, |piece| piece.offset + piece.padded_bytes);
     while end > 0 && end < proof_type.sector_bytes() {
         // The largest piece that may begin here.
@@ -66,12 +71,18 @@ pub(crate) fn library_failure(what: &str, error: &anyhow::Error) -> Failure {
             return failure;
         }
     }
-    Failure::new(FailureClass::Transient, "proofs_library", format!("{what}: {error:#}"))
+    Failure::new(
+        FailureClass::Transient,
+        "proofs_library",
+        format!("{what}: {error:#}"),
+    )
 }
 
 /// The sector size that an input is about; 64 GiB, the largest, if it does not say.
 pub(crate) fn sector_bytes(input: &Value) -> u64 {
-    let proof = input["proof_type"].as_str().and_then(|text| text.parse::<SealProof>().ok());
+    let proof = input["proof_type"]
+        .as_str()
+        .and_then(|text| text.parse::<SealProof>().ok());
     proof.map_or(64 << 30, SealProof::sector_bytes)
 }
 
@@ -80,29 +91,50 @@ const GIB: u64 = 1 << 30;
 
 /// Light work: it mostly waits for disks or networks.
 pub(crate) fn light() -> Resources {
-    Resources { cpu: 0, memory: 64 * MIB }
+    Resources {
+        cpu: 0,
+        memory: 64 * MIB,
+    }
 }
 
 /// Work on one core with buffers.
 pub(crate) fn one_core() -> Resources {
-    Resources { cpu: 1, memory: 128 * MIB }
+    Resources {
+        cpu: 1,
+        memory: 128 * MIB,
+    }
 }
 
 /// PC1 keeps two layers and the parent cache in memory.
 pub(crate) fn pc1(sector_bytes: u64) -> Resources {
-    Resources { cpu: 1, memory: 2 * sector_bytes + 128 * MIB }
+    Resources {
+        cpu: 1,
+        memory: 2 * sector_bytes + 128 * MIB,
+    }
 }
 
 /// PC2 uses every core; its memory grows with the sector up to what the column hasher batches.
 pub(crate) fn pc2(sector_bytes: u64) -> Resources {
-    Resources { cpu: u32::MAX, memory: (3 * sector_bytes).min(100 * GIB) + 512 * MIB }
+    Resources {
+        cpu: u32::MAX,
+        memory: (3 * sector_bytes).min(100 * GIB) + 512 * MIB,
+    }
 }
 
 /// C2 uses every core. At 2 KiB and 8 MiB the parameters and the witness take some 4 GiB (measured);
 /// production sizes need the 190 GiB that operators provide for them.
 pub(crate) fn groth(sector_bytes: u64) -> Resources {
-    let memory = if sector_bytes <= 8 * MIB { 4 * GIB } else if sector_bytes <= GIB { 16 * GIB } else { 190 * GIB };
-    Resources { cpu: u32::MAX, memory }
+    let memory = if sector_bytes <= 8 * MIB {
+        4 * GIB
+    } else if sector_bytes <= GIB {
+        16 * GIB
+    } else {
+        190 * GIB
+    };
+    Resources {
+        cpu: u32::MAX,
+        memory,
+    }
 }
 
 #[cfg(test)]
@@ -119,12 +151,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root_of = |bytes: &[u8]| {
             std::fs::write(dir.path().join("data"), bytes).unwrap();
-            tree::build(&dir.path().join("data"), &dir.path().join("tree"), bytes.len() as u64, &|_| {}).unwrap()
+            tree::build(
+                &dir.path().join("data"),
+                &dir.path().join("tree"),
+                bytes.len() as u64,
+                &|_| {},
+            )
+            .unwrap()
         };
         let comm_p = CommP(root_of(&data[256..512]));
         assert_eq!(root_of(&[0; 512]), tree::zeros_root(512));
-        let piece = PieceInfo { comm_p, padded_bytes: 256, offset: 256, data_bytes: 10 };
-        let first = PieceInfo { comm_p: CommP(tree::zeros_root(128)), padded_bytes: 128, offset: 0, data_bytes: 1 };
+        let piece = PieceInfo {
+            comm_p,
+            padded_bytes: 256,
+            offset: 256,
+            data_bytes: 10,
+        };
+        let first = PieceInfo {
+            comm_p: CommP(tree::zeros_root(128)),
+            padded_bytes: 128,
+            offset: 0,
+            data_bytes: 1,
+        };
         let pieces = library_pieces(&[first, piece], proof).unwrap();
         assert_eq!(compute_comm_d(proof.0, &pieces).unwrap(), root_of(&data));
         assert!(library_pieces(&[], proof).unwrap().is_empty());

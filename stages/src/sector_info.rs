@@ -39,10 +39,14 @@ impl SectorInfo {
     /// It cannot be read, or is of a newer version or no such file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let bytes = std::fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
-        let damaged = |why: String| Failure::permanent("artifact_damaged", format!("{}: {why}", path.display()));
+        let damaged =
+            |why: String| Failure::permanent("artifact_damaged", format!("{}: {why}", path.display()));
         let info: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if info.version > Self::VERSION {
-            return Err(damaged(format!("version {} is newer than this sealflow", info.version)));
+            return Err(damaged(format!(
+                "version {} is newer than this sealflow",
+                info.version
+            )));
         }
         Ok(info)
     }

@@ -37,7 +37,12 @@ pub(crate) fn zeros_root(bytes: u64) -> [u8; NODE] {
 ///
 /// # Errors
 /// Reading or writing fails, or `data` has another length.
-pub(crate) fn build(data: &Path, tree: &Path, sector_bytes: u64, done: &dyn Fn(u64)) -> std::io::Result<[u8; 32]> {
+pub(crate) fn build(
+    data: &Path,
+    tree: &Path,
+    sector_bytes: u64,
+    done: &dyn Fn(u64),
+) -> std::io::Result<[u8; 32]> {
     let found = std::fs::metadata(data)?.len();
     if found != sector_bytes {
         let text = format!("it has {found} bytes instead of {sector_bytes}");
@@ -106,7 +111,10 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             // Field elements: the highest two bits of every node are clear.
             let mut data: Vec<u8> = (0..sector_bytes).map(|at| (at * 31 % 251) as u8).collect();
-            data.iter_mut().skip(31).step_by(32).for_each(|byte| *byte &= 0x3f);
+            data.iter_mut()
+                .skip(31)
+                .step_by(32)
+                .for_each(|byte| *byte &= 0x3f);
             std::fs::write(dir.path().join("data"), &data).unwrap();
             let ours = dir.path().join("tree");
             let root = build(&dir.path().join("data"), &ours, sector_bytes, &|_| {}).unwrap();

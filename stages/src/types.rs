@@ -39,10 +39,14 @@ impl fmt::Display for ActorId {
 impl FromStr for ActorId {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.strip_prefix("f0").or_else(|| text.strip_prefix("t0")).unwrap_or(text);
+        let digits = text
+            .strip_prefix("f0")
+            .or_else(|| text.strip_prefix("t0"))
+            .unwrap_or(text);
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         let id = digits.parse().ok().filter(|_| plain);
-        id.map(Self).ok_or_else(|| format!("`{text}` is not a miner address like f01000"))
+        id.map(Self)
+            .ok_or_else(|| format!("`{text}` is not a miner address like f01000"))
     }
 }
 
@@ -108,7 +112,10 @@ const SEAL_PROOFS: [RegisteredSealProof; 10] = {
 impl SealProof {
     /// The interactive V1_1 proof of a sector size in bytes.
     pub fn for_size(bytes: u64) -> Option<Self> {
-        SEAL_PROOFS.into_iter().map(Self).find(|proof| proof.sector_bytes() == bytes)
+        SEAL_PROOFS
+            .into_iter()
+            .map(Self)
+            .find(|proof| proof.sector_bytes() == bytes)
     }
 
     /// The sector's size in bytes.
@@ -146,10 +153,15 @@ impl fmt::Display for SealProof {
 impl FromStr for SealProof {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::all().find(|proof| proof.to_string() == text).ok_or_else(|| {
-            let names: Vec<String> = Self::all().map(|proof| proof.to_string()).collect();
-            format!("`{text}` is not a seal proof type; there are {}", names.join(", "))
-        })
+        Self::all()
+            .find(|proof| proof.to_string() == text)
+            .ok_or_else(|| {
+                let names: Vec<String> = Self::all().map(|proof| proof.to_string()).collect();
+                format!(
+                    "`{text}` is not a seal proof type; there are {}",
+                    names.join(", ")
+                )
+            })
     }
 }
 
@@ -161,7 +173,9 @@ impl Serialize for SealProof {
 
 impl<'de> Deserialize<'de> for SealProof {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -274,22 +288,49 @@ impl<'de> Deserialize<'de> for PieceSource {
             cid: Option<String>,
         }
         let full = match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(text) if text == "pledge" => Full { pledge: true, ..Full::default() },
-            serde_json::Value::String(text) if text.starts_with("http://") || text.starts_with("https://") => {
-                Full { url: Some(text), ..Full::default() }
+            serde_json::Value::String(text) if text == "pledge" => Full {
+                pledge: true,
+                ..Full::default()
+            },
+            serde_json::Value::String(text)
+                if text.starts_with("http://") || text.starts_with("https://") =>
+            {
+                Full {
+                    url: Some(text),
+                    ..Full::default()
+                }
             }
-            serde_json::Value::String(text) => Full { path: Some(text), ..Full::default() },
+            serde_json::Value::String(text) => Full {
+                path: Some(text),
+                ..Full::default()
+            },
             other => serde_json::from_value(other).map_err(D::Error::custom)?,
         };
-        let Full { path, url, token_file, pledge, padded_bytes, cid } = full;
+        let Full {
+            path,
+            url,
+            token_file,
+            pledge,
+            padded_bytes,
+            cid,
+        } = full;
         let sources = usize::from(path.is_some()) + usize::from(url.is_some()) + usize::from(pledge);
         if sources != 1 {
             return Err(D::Error::custom("a piece has one of `path`, `url` and `pledge`"));
         }
         if padded_bytes.is_some_and(|bytes| bytes < 128 || !bytes.is_power_of_two()) {
-            return Err(D::Error::custom("`padded_bytes` must be a power of two of at least 128"));
+            return Err(D::Error::custom(
+                "`padded_bytes` must be a power of two of at least 128",
+            ));
         }
-        Ok(Self { path, url, token_file, pledge, padded_bytes, cid })
+        Ok(Self {
+            path,
+            url,
+            token_file,
+            pledge,
+            padded_bytes,
+            cid,
+        })
     }
 }
 
@@ -311,8 +352,10 @@ pub const SECTOR: SubjectKind = SubjectKind {
     name: "sector",
     params: &[("miner", "actor_id"), ("sector", "sector_number")],
     subject: |params| {
-        let miner: ActorId = serde_json::from_value(params["miner"].clone()).map_err(|error| error.to_string())?;
-        let sector: SectorNumber = serde_json::from_value(params["sector"].clone()).map_err(|error| error.to_string())?;
+        let miner: ActorId =
+            serde_json::from_value(params["miner"].clone()).map_err(|error| error.to_string())?;
+        let sector: SectorNumber =
+            serde_json::from_value(params["sector"].clone()).map_err(|error| error.to_string())?;
         Subject::new(&format!("{miner}/{}", sector.0)).map_err(|error| error.to_string())
     },
 };
@@ -338,7 +381,11 @@ mod tests {
         assert_eq!(pieces.0[0].path.as_deref(), Some("/a"));
         assert_eq!(pieces.0[1].url.as_deref(), Some("https://b/c"));
         assert!(pieces.0[2].pledge);
-        for bad in [json!([{}]), json!([{"path": "a", "pledge": true}]), json!([{"path": "a", "padded_bytes": 100}])] {
+        for bad in [
+            json!([{}]),
+            json!([{"path": "a", "pledge": true}]),
+            json!([{"path": "a", "padded_bytes": 100}]),
+        ] {
             assert!(serde_json::from_value::<Pieces>(bad).is_err());
         }
     }
@@ -346,9 +393,20 @@ mod tests {
     #[test]
     fn proof_types_have_names_and_sizes() {
         let proof: SealProof = "StackedDrg2KiBV1_1".parse().unwrap();
-        assert_eq!((proof.sector_bytes(), proof.data_bytes(), proof.is_synthetic()), (2048, 2032, false));
-        assert!("StackedDrg2KiBV1_1_Feat_SyntheticPoRep".parse::<SealProof>().unwrap().is_synthetic());
+        assert_eq!(
+            (proof.sector_bytes(), proof.data_bytes(), proof.is_synthetic()),
+            (2048, 2032, false)
+        );
+        assert!(
+            "StackedDrg2KiBV1_1_Feat_SyntheticPoRep"
+                .parse::<SealProof>()
+                .unwrap()
+                .is_synthetic()
+        );
         assert!("StackedDrg2KiBV1".parse::<SealProof>().is_err());
-        assert_eq!(SealProof::for_size(8 << 20).unwrap().to_string(), "StackedDrg8MiBV1_1");
+        assert_eq!(
+            SealProof::for_size(8 << 20).unwrap().to_string(),
+            "StackedDrg8MiBV1_1"
+        );
     }
 }

@@ -95,13 +95,25 @@ impl Stage for Unseal {
     }
 }
 
-fn unseal(cx: &StageContext, sealed: &Path, info: &SectorInfo, work: &Path, input: &Input) -> Result<Output, Failure> {
+fn unseal(
+    cx: &StageContext,
+    sealed: &Path,
+    info: &SectorInfo,
+    work: &Path,
+    input: &Input,
+) -> Result<Output, Failure> {
     let at = usize::try_from(input.piece).unwrap_or(usize::MAX);
     let piece = info.piece_infos.get(at).ok_or_else(|| {
-        let text = format!("the sector has {} pieces, counted from 0; there is none at {at}", info.piece_infos.len());
+        let text = format!(
+            "the sector has {} pieces, counted from 0; there is none at {at}",
+            info.piece_infos.len()
+        );
         Failure::permanent("no_such_piece", text)
     })?;
-    let rest = piece.data_bytes.checked_sub(input.offset).filter(|rest| *rest > 0);
+    let rest = piece
+        .data_bytes
+        .checked_sub(input.offset)
+        .filter(|rest| *rest > 0);
     let bytes = input.bytes.or(rest).unwrap_or(0);
     if bytes == 0 || rest.is_none_or(|rest| bytes > rest) {
         let text = format!(
@@ -114,12 +126,21 @@ fn unseal(cx: &StageContext, sealed: &Path, info: &SectorInfo, work: &Path, inpu
     }
     let target = PathBuf::from(&input.output.0);
     if !target.is_absolute() {
-        let text = format!("{} is relative; the daemon needs an absolute path", target.display());
+        let text = format!(
+            "{} is relative; the daemon needs an absolute path",
+            target.display()
+        );
         return Err(Failure::permanent("bad_path", text));
     }
-    let size = std::fs::metadata(sealed).map_err(|error| Failure::io("read", sealed, &error))?.len();
+    let size = std::fs::metadata(sealed)
+        .map_err(|error| Failure::io("read", sealed, &error))?
+        .len();
     if size != info.proof_type.sector_bytes() {
-        let text = format!("{} has {size} bytes instead of {}", sealed.display(), info.proof_type.sector_bytes());
+        let text = format!(
+            "{} has {size} bytes instead of {}",
+            sealed.display(),
+            info.proof_type.sector_bytes()
+        );
         return Err(Failure::permanent("artifact_damaged", text));
     }
     // The library gives whole groups of 127 bytes.
@@ -149,26 +170,38 @@ fn unseal(cx: &StageContext, sealed: &Path, info: &SectorInfo, work: &Path, inpu
     let failure = |error: io::Error| Failure::io("write", &partial, &error);
     let mut source = File::open(&groups).map_err(|error| Failure::io("open", &groups, &error))?;
     source.seek(SeekFrom::Start(start - first)).map_err(failure)?;
-    let mut hasher = Hashing { inner: source.take(bytes), hash: Sha256::new() };
+    let mut hasher = Hashing {
+        inner: source.take(bytes),
+        hash: Sha256::new(),
+    };
     let mut out = File::create(&partial).map_err(failure)?;
     io::copy(&mut hasher, &mut out).map_err(failure)?;
     drop(out);
     let unsealed_sha256 = hex::encode(hasher.hash.finalize());
     refuse_to_overwrite(&target, bytes, &unsealed_sha256)?;
     durable::publish(&partial, &target).map_err(|error| Failure::io("publish", &target, &error))?;
-    Ok(Output { unsealed_file: input.output.clone(), unsealed_bytes: bytes, unsealed_sha256 })
+    Ok(Output {
+        unsealed_file: input.output.clone(),
+        unsealed_bytes: bytes,
+        unsealed_sha256,
+    })
 }
 
 /// An earlier attempt of ours may have left the very same file; anything else is the user's.
 fn refuse_to_overwrite(target: &Path, bytes: u64, sha256: &str) -> Result<(), Failure> {
-    let Ok(meta) = std::fs::metadata(target) else { return Ok(()) };
+    let Ok(meta) = std::fs::metadata(target) else {
+        return Ok(());
+    };
     let same = meta.len() == bytes
         && std::fs::read(target).is_ok_and(|found| hex::encode(Sha256::digest(found)) == sha256);
     if same {
         return Ok(());
     }
     durable::remove(&durable::temporary(target)).map_err(|error| Failure::io("remove", target, &error))?;
-    let text = format!("{} is already there and is another file; move it away or name another output", target.display());
+    let text = format!(
+        "{} is already there and is another file; move it away or name another output",
+        target.display()
+    );
     Err(Failure::permanent("output_exists", text))
 }
 

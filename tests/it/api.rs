@@ -10,10 +10,18 @@ use crate::env::Home;
 
 /// One request over HTTP, as any program could send it.
 fn request(home: &Home, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, Value) {
-    let listening: Value = serde_json::from_slice(&std::fs::read(home.path().join("daemon.json")).unwrap()).unwrap();
-    let address = listening["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let listening: Value =
+        serde_json::from_slice(&std::fs::read(home.path().join("daemon.json")).unwrap()).unwrap();
+    let address = listening["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://")
+        .unwrap()
+        .to_owned();
     let mut stream = TcpStream::connect(&address).unwrap();
-    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let token = token
+        .map(|token| format!("Authorization: Bearer {token}\r\n"))
+        .unwrap_or_default();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{token}Content-Type: application/json\r\n\
@@ -33,23 +41,39 @@ fn the_api_needs_the_token_and_describes_itself() {
     let home = Home::new();
     let daemon = home.daemon();
     let path = home.path().join("token");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let token = std::fs::read_to_string(&path).unwrap();
     for wrong in [None, Some(""), Some("0000"), Some(&token[..63])] {
         let (status, problem) = request(&home, "GET", "/api/v1/runs", wrong, "");
-        assert_eq!((status, problem["code"].as_str()), (401, Some("unauthorized")), "{wrong:?}");
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (401, Some("unauthorized")),
+            "{wrong:?}"
+        );
     }
     let (status, runs) = request(&home, "GET", "/api/v1/runs", Some(&token), "");
     assert_eq!((status, runs), (200, serde_json::json!([])));
     let (status, description) = request(&home, "GET", "/api/v1/openapi.json", Some(&token), "");
     assert_eq!(status, 200);
-    for path in ["/api/v1/runs", "/api/v1/runs/{run}", "/api/v1/runs/{run}/{verb}", "/api/v1/health"] {
+    for path in [
+        "/api/v1/runs",
+        "/api/v1/runs/{run}",
+        "/api/v1/runs/{run}/{verb}",
+        "/api/v1/health",
+    ] {
         assert!(description["paths"][path].is_object(), "{path}");
     }
     // A path would let a client read files as the daemon.
     let body = r#"{"workflow": "../token", "params": {}}"#;
     let (status, problem) = request(&home, "POST", "/api/v1/runs", Some(&token), body);
-    assert_eq!((status, problem["code"].as_str()), (400, Some("bad_request")), "{problem}");
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (400, Some("bad_request")),
+        "{problem}"
+    );
     let (status, _) = request(&home, "POST", "/api/v1/runs", Some(&token), "{");
     assert_eq!(status, 400);
     let (status, _) = request(&home, "GET", "/api/v1/runs/nonsense", Some(&token), "");
@@ -62,10 +86,20 @@ fn the_api_needs_the_token_and_describes_itself() {
 fn reads_work_without_a_daemon_and_the_history_moves() {
     let home = Home::new();
     let daemon = home.daemon();
-    let run = home.start("seal_offline", &["miner=f01000".into(), "sector=1".into(), "pieces=[\"/no/such\"]".into()]);
+    let run = home.start(
+        "seal_offline",
+        &[
+            "miner=f01000".into(),
+            "sector=1".into(),
+            "pieces=[\"/no/such\"]".into(),
+        ],
+    );
     daemon.kill();
     assert_eq!(home.json(&["run", "list", "--json"])[0]["run"], run.as_str());
-    assert_eq!(home.json(&["run", "show", "latest", "--json"])["run"], run.as_str());
+    assert_eq!(
+        home.json(&["run", "show", "latest", "--json"])["run"],
+        run.as_str()
+    );
     let refused = home.run(&["run", "resume", &run]);
     assert_eq!(refused.code, 5, "{refused:?}");
     assert!(refused.stderr.contains("sealflow --home"), "{refused:?}");
@@ -77,7 +111,10 @@ fn reads_work_without_a_daemon_and_the_history_moves() {
     let imported = other.run(&["store", "import", file.to_str().unwrap()]);
     assert_eq!(imported.code, 0, "{imported:?}");
     other.check_store();
-    assert_eq!(other.json(&["run", "show", &run, "--json"])["params"], home.json(&["run", "show", &run, "--json"])["params"]);
+    assert_eq!(
+        other.json(&["run", "show", &run, "--json"])["params"],
+        home.json(&["run", "show", &run, "--json"])["params"]
+    );
     let again = other.run(&["store", "import", file.to_str().unwrap()]);
     assert_ne!(again.code, 0);
     assert!(again.stderr.contains("not empty"), "{again:?}");

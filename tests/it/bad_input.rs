@@ -21,8 +21,17 @@ fn seal_params(sector: u32, pieces: &Value) -> Vec<String> {
 fn paused_with(home: &Home, run: &str) -> (String, String) {
     wait_for("the pause", || home.status(run) == "paused");
     let shown = home.json(&["run", "show", run, "--json"]);
-    let failed = shown["steps"].as_array().unwrap().iter().find(|step| step["status"] == "failed").unwrap().clone();
-    (failed["failure"]["code"].as_str().unwrap().to_owned(), failed["failure"]["message"].as_str().unwrap().to_owned())
+    let failed = shown["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|step| step["status"] == "failed")
+        .unwrap()
+        .clone();
+    (
+        failed["failure"]["code"].as_str().unwrap().to_owned(),
+        failed["failure"]["message"].as_str().unwrap().to_owned(),
+    )
 }
 
 #[test]
@@ -38,11 +47,27 @@ fn pieces_that_do_not_fit() {
         (serde_json::json!([empty]), "piece_empty", "empty.bin"),
         (serde_json::json!([large]), "piece_too_large", "2033"),
         (serde_json::json!([half, half]), "sector_full", "half.bin"),
-        (serde_json::json!([{ "path": small, "cid": cid }]), "comm_p_mismatch", cid),
-        (serde_json::json!([{ "path": small, "cid": "bafkqaaa" }]), "bad_cid", "baga"),
-        (serde_json::json!([{ "path": large, "padded_bytes": 1024 }]), "piece_too_large", "large.bin"),
+        (
+            serde_json::json!([{ "path": small, "cid": cid }]),
+            "comm_p_mismatch",
+            cid,
+        ),
+        (
+            serde_json::json!([{ "path": small, "cid": "bafkqaaa" }]),
+            "bad_cid",
+            "baga",
+        ),
+        (
+            serde_json::json!([{ "path": large, "padded_bytes": 1024 }]),
+            "piece_too_large",
+            "large.bin",
+        ),
         (serde_json::json!([missing]), "path_missing", "missing.bin"),
-        (serde_json::json!([{ "url": "http://127.0.0.1:9/piece", "token_file": missing }]), "path_missing", "missing.bin"),
+        (
+            serde_json::json!([{ "url": "http://127.0.0.1:9/piece", "token_file": missing }]),
+            "path_missing",
+            "missing.bin",
+        ),
     ];
     let daemon = home.daemon();
     for (at, (pieces, code, text)) in cases.iter().enumerate() {
@@ -68,12 +93,19 @@ fn a_file_that_is_put_back_lets_the_run_go_on() {
         sector = \"sector_number\"\nproof_type = \"registered_seal_proof\"\npieces = \"pieces\"\n\
         [steps.add_pieces]\n[steps.tree_d]\nneeds = [\"add_pieces\"]\n";
     std::fs::write(&workflow, text).unwrap();
-    let run = home.start(workflow.to_str().unwrap(), &seal_params(1, &serde_json::json!([file])));
+    let run = home.start(
+        workflow.to_str().unwrap(),
+        &seal_params(1, &serde_json::json!([file])),
+    );
     let (code, message) = paused_with(&home, &run);
     assert_eq!(code, "path_missing");
     assert!(message.contains("sealflow run retry"), "{message}");
     std::fs::write(&file, b"here it is").unwrap();
-    assert_eq!(home.run(&["run", "resume", &run, "--why", "the disk is mounted again"]).code, 0);
+    assert_eq!(
+        home.run(&["run", "resume", &run, "--why", "the disk is mounted again"])
+            .code,
+        0
+    );
     wait_for("the end", || home.status(&run) == "succeeded");
     let log = home.run(&["run", "logs", &run]).stdout;
     assert!(log.contains("the disk is mounted again"), "{log}");
@@ -97,16 +129,35 @@ fn parameters_and_subjects_that_make_no_sense() {
     refused(&["miner=f01000"], "`sector`");
     refused(&["miner=1000x", "sector=1"], "f01000");
     refused(&["miner=f01000", "sector=-1"], "sector");
-    refused(&["miner=f01000", "sector=1", "proof_type=StackedDrg3KiBV1"], "StackedDrg2KiBV1_1");
+    refused(
+        &["miner=f01000", "sector=1", "proof_type=StackedDrg3KiBV1"],
+        "StackedDrg2KiBV1_1",
+    );
     refused(&["miner=f01000", "sector=1", "piece=x"], "no parameter `piece`");
     refused(&["nonsense"], "NAME=VALUE");
     // Two runs may not write to one sector.
     let missing = serde_json::json!(["/no/such/file"]);
     let run = home.start("seal_offline", &seal_params(7, &missing));
-    refused(&["miner=f01000", "sector=7", "proof_type=StackedDrg2KiBV1_1"], &run);
+    refused(
+        &["miner=f01000", "sector=7", "proof_type=StackedDrg2KiBV1_1"],
+        &run,
+    );
     // A sector that was never sealed has nothing to unseal.
-    let outcome = home.run(&["run", "start", "unseal", "-p", "miner=f01000", "-p", "sector=9", "-p", "output=/tmp/x"]);
-    assert!(outcome.code != 0 && outcome.stderr.contains("was it sealed here"), "{outcome:?}");
+    let outcome = home.run(&[
+        "run",
+        "start",
+        "unseal",
+        "-p",
+        "miner=f01000",
+        "-p",
+        "sector=9",
+        "-p",
+        "output=/tmp/x",
+    ]);
+    assert!(
+        outcome.code != 0 && outcome.stderr.contains("was it sealed here"),
+        "{outcome:?}"
+    );
     let outcome = home.run(&["run", "retry", "run_00000000000000000000000000000000"]);
     assert_eq!(outcome.code, 4, "{outcome:?}");
     daemon.stop();
@@ -119,7 +170,10 @@ fn a_second_daemon_is_refused() {
     let second = home.run(&["daemon"]);
     assert_eq!(second.code, 8, "{second:?}");
     assert!(second.stderr.contains(&daemon.id().to_string()), "{second:?}");
-    assert!(second.stderr.contains(home.path().to_str().unwrap()), "{second:?}");
+    assert!(
+        second.stderr.contains(home.path().to_str().unwrap()),
+        "{second:?}"
+    );
     let demo = home.run(&["demo"]);
     assert_eq!(demo.code, 8, "{demo:?}");
     daemon.stop();
@@ -191,7 +245,12 @@ fn a_full_disk_is_waited_for() {
     let run = home.start(workflow.to_str().unwrap(), &params);
     let waiting = || {
         let shown = home.json(&["run", "show", &run, "--json"]);
-        shown["steps"].as_array().unwrap().iter().find(|step| step["status"] == "waiting").cloned()
+        shown["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|step| step["status"] == "waiting")
+            .cloned()
     };
     wait_for("the full disk", || waiting().is_some());
     let full = waiting().unwrap();
@@ -219,33 +278,56 @@ fn missing_rights_pause_the_run() {
         with = { artifact = \"add_pieces.unsealed\", to_store = { value = \"locked\" } }\n";
     std::fs::write(&workflow, text).unwrap();
     daemon.stop();
-    std::fs::write(home.path().join("config.toml"), "[stores.locked]\npath = \"/proc/self/sealflow\"\n").unwrap();
+    std::fs::write(
+        home.path().join("config.toml"),
+        "[stores.locked]\npath = \"/proc/self/sealflow\"\n",
+    )
+    .unwrap();
     let refused = home.run(&["daemon"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("/proc/self/sealflow"), "{refused:?}");
     // A store that is not configured pauses the run that names it.
     std::fs::remove_file(home.path().join("config.toml")).unwrap();
     let daemon = home.daemon();
-    let run = home.start(workflow.to_str().unwrap(), &seal_params(1, &serde_json::json!(["pledge"])));
+    let run = home.start(
+        workflow.to_str().unwrap(),
+        &seal_params(1, &serde_json::json!(["pledge"])),
+    );
     let (code, message) = paused_with(&home, &run);
-    assert_eq!((code.as_str(), message.contains("locked")), ("unknown_store", true), "{message}");
+    assert_eq!(
+        (code.as_str(), message.contains("locked")),
+        ("unknown_store", true),
+        "{message}"
+    );
     daemon.stop();
 }
 
 #[test]
 fn missing_parameters_pause_the_run_and_name_the_command() {
     let home = Home::new();
-    std::fs::write(home.path().join("config.toml"), "[params]\npath = \"no-params\"\n").unwrap();
+    std::fs::write(
+        home.path().join("config.toml"),
+        "[params]\npath = \"no-params\"\n",
+    )
+    .unwrap();
     let workflow = home.path().join("seal.toml");
     let builtin = home.run(&["workflow", "show", "seal_offline"]).stdout;
     // Without the step that would make them.
-    let text = builtin.replace("[steps.proof_parameters]\n", "").replace(", \"proof_parameters\"", "");
+    let text = builtin
+        .replace("[steps.proof_parameters]\n", "")
+        .replace(", \"proof_parameters\"", "");
     std::fs::write(&workflow, text).unwrap();
     let daemon = home.daemon();
-    let run = home.start(workflow.to_str().unwrap(), &seal_params(1, &serde_json::json!(["pledge"])));
+    let run = home.start(
+        workflow.to_str().unwrap(),
+        &seal_params(1, &serde_json::json!(["pledge"])),
+    );
     let (code, message) = paused_with(&home, &run);
     assert_eq!(code, "parameters_missing", "{message}");
-    assert!(message.contains("sealflow params generate porep-2KiB"), "{message}");
+    assert!(
+        message.contains("sealflow params generate porep-2KiB"),
+        "{message}"
+    );
     daemon.stop();
 
     std::fs::remove_file(home.path().join("config.toml")).unwrap();
@@ -253,6 +335,10 @@ fn missing_parameters_pause_the_run_and_name_the_command() {
     assert_eq!(home.run(&["run", "resume", &run]).code, 0);
     wait_for("the end", || home.status(&run) == "succeeded");
     let shown = home.json(&["run", "show", &run, "--json"]);
-    assert_eq!(step(&shown, "pc1")["attempts"], 1, "nothing finished was done again");
+    assert_eq!(
+        step(&shown, "pc1")["attempts"],
+        1,
+        "nothing finished was done again"
+    );
     daemon.stop();
 }

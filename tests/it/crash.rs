@@ -67,8 +67,13 @@ fn params(home: &Home, sector: u32, proof_type: &str) -> Vec<String> {
 fn events(home: &Home, run: &str) -> Vec<Value> {
     let outcome = home.run(&["run", "logs", run, "--json"]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    let entries = outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    entries.flat_map(|entry| entry["events"].as_array().unwrap().clone()).collect()
+    let entries = outcome
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    entries
+        .flat_map(|entry| entry["events"].as_array().unwrap().clone())
+        .collect()
 }
 
 /// No step succeeded twice in a visit, and none started again after it had succeeded.
@@ -77,8 +82,14 @@ fn nothing_was_done_twice(home: &Home, run: &str) {
     for event in events(home, run) {
         let step = event["step"].as_str().unwrap_or_default().to_owned();
         match event["event"].as_str().unwrap() {
-            "attempt_started" => assert!(!done.contains_key(&step), "{step} started again after its success"),
-            "attempt_succeeded" => assert!(done.insert(step.clone(), true).is_none(), "{step} succeeded twice"),
+            "attempt_started" => assert!(
+                !done.contains_key(&step),
+                "{step} started again after its success"
+            ),
+            "attempt_succeeded" => assert!(
+                done.insert(step.clone(), true).is_none(),
+                "{step} succeeded twice"
+            ),
             _ => {}
         }
     }
@@ -99,7 +110,11 @@ fn every_durable_boundary() {
             let daemon = home.daemon_with(&[("SEALFLOW_CRASH_AT", &plan)]);
             let pid = daemon.id();
             if open.is_none() {
-                let params = params(&home, 100 + u32::try_from(runs.len()).unwrap(), "StackedDrg2KiBV1_1");
+                let params = params(
+                    &home,
+                    100 + u32::try_from(runs.len()).unwrap(),
+                    "StackedDrg2KiBV1_1",
+                );
                 let mut args = vec!["run", "start", file.to_str().unwrap(), "--json", "--key"];
                 let key = format!("sector-{}", runs.len());
                 args.push(&key);
@@ -118,7 +133,8 @@ fn every_durable_boundary() {
                 let gone = !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
                 ended = open.as_ref().is_some_and(|run| {
                     let shown = home.run(&["run", "show", run, "--json"]);
-                    serde_json::from_str::<Value>(&shown.stdout).is_ok_and(|shown| shown["status"] == "succeeded")
+                    serde_json::from_str::<Value>(&shown.stdout)
+                        .is_ok_and(|shown| shown["status"] == "succeeded")
                 });
                 gone || ended
             });
@@ -155,7 +171,12 @@ fn kills_by_the_clock() {
     let file = home.file("data.bin", 2032);
     let args = ["demo", "--json", "--file", file.to_str().unwrap()];
     for kill in 0..kills {
-        let mut child = home.command(&args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = home
+            .command(&args)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         // 0.1 s, 0.3 s, 0.5 s, …: the first ones meet the short steps, the later ones the proof.
         std::thread::sleep(Duration::from_millis(100 + 200 * u64::from(kill % 20)));
         child.kill().unwrap();
@@ -163,11 +184,17 @@ fn kills_by_the_clock() {
         if home.path().join("journal").exists() {
             let checked = home.run(&["store", "check"]);
             // Killed before there was a journal, there is nothing to check.
-            assert!(checked.code == 0 || checked.stderr.contains("there is no journal"), "{checked:?}");
+            assert!(
+                checked.code == 0 || checked.stderr.contains("there is no journal"),
+                "{checked:?}"
+            );
         }
     }
     let report = home.json(&args);
-    assert_eq!((&report["verified"], &report["unsealed_matches_input"]), (&Value::Bool(true), &Value::Bool(true)));
+    assert_eq!(
+        (&report["verified"], &report["unsealed_matches_input"]),
+        (&Value::Bool(true), &Value::Bool(true))
+    );
     assert_eq!(report["resumed"], true);
     nothing_was_done_twice(&home, report["run"].as_str().unwrap());
     home.check_store();
@@ -189,12 +216,18 @@ pub(crate) fn pc1_goes_on_behind_its_last_layer(proof_type: &str) {
     let written = std::fs::metadata(&layer).unwrap().modified().unwrap();
 
     let daemon = home.daemon();
-    wait_for("the end of PC1", || step(&home.json(&["run", "show", &run, "--json"]), "pc1")["status"] == "succeeded");
+    wait_for("the end of PC1", || {
+        step(&home.json(&["run", "show", &run, "--json"]), "pc1")["status"] == "succeeded"
+    });
     // PC2 may end at any time now, but the layers stay until finalize.
     let shown = home.json(&["run", "show", &run, "--json"]);
     assert_eq!(step(&shown, "pc1")["output"]["resumed_layers"], 1);
     if let Ok(meta) = std::fs::metadata(&layer) {
-        assert_eq!(meta.modified().unwrap(), written, "the first layer was written again");
+        assert_eq!(
+            meta.modified().unwrap(),
+            written,
+            "the first layer was written again"
+        );
     }
     wait_for("the end of the run", || home.status(&run) == "succeeded");
     daemon.stop();

@@ -13,7 +13,9 @@ pub(crate) struct Home {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -23,7 +25,9 @@ impl Home {
     /// A file of `bytes` bytes that differ from place to place.
     pub(crate) fn file(&self, name: &str, bytes: usize) -> PathBuf {
         let path = self.path().join(name);
-        let data: Vec<u8> = (0..bytes).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        let data: Vec<u8> = (0..bytes)
+            .map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3])
+            .collect();
         std::fs::write(&path, data).unwrap();
         path
     }
@@ -32,7 +36,10 @@ impl Home {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealflow"));
         command.arg("--home").arg(self.path()).args(args);
-        command.env_remove("SEALFLOW_CRASH_AT").env_remove("SEALFLOW_HOME").env("NO_COLOR", "1");
+        command
+            .env_remove("SEALFLOW_CRASH_AT")
+            .env_remove("SEALFLOW_HOME")
+            .env("NO_COLOR", "1");
         command.stdin(Stdio::null());
         command
     }
@@ -62,7 +69,11 @@ impl Home {
     pub(crate) fn daemon_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let mut command = self.command(&["daemon"]);
         command.envs(variables.iter().copied()).stdout(Stdio::null());
-        let log = std::fs::File::options().create(true).append(true).open(self.path().join("daemon.log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("daemon.log"))
+            .unwrap();
         let mut child = command.stderr(log).spawn().unwrap();
         let url = self.path().join("daemon.json");
         wait_for("the daemon", || {
@@ -80,7 +91,10 @@ impl Home {
 
     /// Where a run stands.
     pub(crate) fn status(&self, run: &str) -> String {
-        self.json(&["run", "show", run, "--json"])["status"].as_str().unwrap().to_owned()
+        self.json(&["run", "show", run, "--json"])["status"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Starts a run and gives its name.
@@ -163,5 +177,8 @@ pub(crate) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
 /// The step of a run's JSON.
 pub(crate) fn step<'a>(run: &'a Value, name: &str) -> &'a Value {
     let steps = run["steps"].as_array().unwrap();
-    steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no step {name} in {run}"))
+    steps
+        .iter()
+        .find(|step| step["step"] == name)
+        .unwrap_or_else(|| panic!("no step {name} in {run}"))
 }

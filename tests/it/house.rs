@@ -6,7 +6,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const FOLDERS: [&str; 7] = ["cli", "engine", "executors", "stages", "storage", "tests", "examples"];
+const FOLDERS: [&str; 7] = [
+    "cli",
+    "engine",
+    "executors",
+    "stages",
+    "storage",
+    "tests",
+    "examples",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -40,7 +48,16 @@ fn three_floors() {
         ("sealflow-executors", vec!["sealflow-engine"]),
         ("sealflow-stages", vec!["sealflow-engine", "sealflow-chain"]),
         ("sealflow-storage", vec!["sealflow-engine", "sealflow-chain"]),
-        ("sealflow", vec!["sealflow-engine", "sealflow-chain", "sealflow-executors", "sealflow-stages", "sealflow-storage"]),
+        (
+            "sealflow",
+            vec![
+                "sealflow-engine",
+                "sealflow-chain",
+                "sealflow-executors",
+                "sealflow-stages",
+                "sealflow-storage",
+            ],
+        ),
     ];
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
@@ -52,7 +69,10 @@ fn three_floors() {
     assert!(packages.len() >= 5);
     for package in packages {
         let name = package["name"].as_str().unwrap();
-        let (_, may) = allowed.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the house"));
+        let (_, may) = allowed
+            .iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("{name} is not in the house"));
         for dependency in package["dependencies"].as_array().unwrap() {
             let to = dependency["name"].as_str().unwrap();
             let ours = to.starts_with("sealflow");
@@ -72,7 +92,11 @@ fn three_floors() {
 fn every_file_says_what_it_is_for() {
     for file in rust_files() {
         let text = std::fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("//!"), "{} does not begin with `//!`", file.display());
+        assert!(
+            text.starts_with("//!"),
+            "{} does not begin with `//!`",
+            file.display()
+        );
     }
 }
 
@@ -80,8 +104,10 @@ fn every_file_says_what_it_is_for() {
 fn unsafe_lives_in_one_file() {
     // Spelled so that this file does not find itself.
     let needle = ["unsafe", " {"].concat();
-    let with: Vec<PathBuf> =
-        rust_files().into_iter().filter(|file| std::fs::read_to_string(file).unwrap().contains(&needle)).collect();
+    let with: Vec<PathBuf> = rust_files()
+        .into_iter()
+        .filter(|file| std::fs::read_to_string(file).unwrap().contains(&needle))
+        .collect();
     assert_eq!(with, [root().join("cli/environment.rs")]);
 }
 
@@ -90,7 +116,10 @@ fn unsafe_lives_in_one_file() {
 #[test]
 fn stages_are_documented() {
     let stages: Value = {
-        let output = Command::new(env!("CARGO_BIN_EXE_sealflow")).args(["stage", "list", "--json"]).output().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_sealflow"))
+            .args(["stage", "list", "--json"])
+            .output()
+            .unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let stages = stages.as_array().unwrap();
@@ -102,7 +131,11 @@ fn stages_are_documented() {
         }
         for list in ["inputs", "outputs"] {
             for field in stage[list].as_array().unwrap() {
-                assert!(field["doc"].as_str().is_some_and(|doc| !doc.is_empty()), "{}: {field}", stage["name"]);
+                assert!(
+                    field["doc"].as_str().is_some_and(|doc| !doc.is_empty()),
+                    "{}: {field}",
+                    stage["name"]
+                );
             }
         }
     }

@@ -25,19 +25,37 @@ fn a_file_is_sealed_verified_and_unsealed() {
     let list = home.json(&["run", "list", "--json"]);
     let list: Vec<&Value> = list.as_array().unwrap().iter().collect();
     assert_eq!(list.len(), 2, "the seal and the unseal");
-    assert!(list.iter().any(|row| row["run"] == run && row["workflow"] == "seal_offline" && row["status"] == "succeeded"));
+    assert!(
+        list.iter().any(|row| row["run"] == run
+            && row["workflow"] == "seal_offline"
+            && row["status"] == "succeeded")
+    );
 
     let shown = home.json(&["run", "show", run, "--json"]);
     assert_eq!(shown["status"], "succeeded");
     assert_eq!(step(&shown, "c2")["output"]["proof"].as_str().unwrap().len(), 384);
     assert_eq!(step(&shown, "tree_d")["output"]["comm_d"], report["comm_d"]);
     let piece = &step(&shown, "add_pieces")["output"]["piece_infos"][0];
-    assert_eq!((piece["data_bytes"].as_u64(), piece["padded_bytes"].as_u64()), (Some(1999), Some(2048)));
+    assert_eq!(
+        (piece["data_bytes"].as_u64(), piece["padded_bytes"].as_u64()),
+        (Some(1999), Some(2048))
+    );
 
     // What must last is in the store, under the names that the field knows; working files are gone.
     let sector = shown["subject"].as_str().unwrap().replace("f01000/", "s-t01000-");
-    assert_eq!(std::fs::metadata(home.path().join("store/sealed").join(&sector)).unwrap().len(), 2048);
-    assert!(home.path().join("store/cache").join(&sector).join("p_aux").is_file());
+    assert_eq!(
+        std::fs::metadata(home.path().join("store/sealed").join(&sector))
+            .unwrap()
+            .len(),
+        2048
+    );
+    assert!(
+        home.path()
+            .join("store/cache")
+            .join(&sector)
+            .join("p_aux")
+            .is_file()
+    );
     let scratch = home.path().join("scratch").join(sector.replace("s-t0", "f0"));
     assert!(!scratch.join("cache").join("sc-02-data-layer-1.dat").exists());
     home.check_store();
@@ -60,9 +78,16 @@ fn a_range_of_the_piece_comes_back(home: &Home, file: &str, subject: &str) {
     let run = home.start("unseal", &params);
     let watched = home.run(&["run", "watch", &run]);
     assert_eq!(watched.code, 0, "{watched:?}");
-    assert_eq!(std::fs::read(&output).unwrap(), std::fs::read(file).unwrap()[200..1201]);
+    assert_eq!(
+        std::fs::read(&output).unwrap(),
+        std::fs::read(file).unwrap()[200..1201]
+    );
 
-    let beyond = [&params[..2], &[format!("output={}", output.display()), "offset=1999".to_owned()]].concat();
+    let beyond = [
+        &params[..2],
+        &[format!("output={}", output.display()), "offset=1999".to_owned()],
+    ]
+    .concat();
     let run = home.start("unseal", &beyond);
     let watched = home.run(&["run", "watch", &run]);
     assert_eq!(watched.code, 6, "{watched:?}");
@@ -87,7 +112,9 @@ fn synthetic_porep_is_sealed_and_verified() {
     let shown = home.json(&["run", "show", &run, "--json"]);
     assert_eq!(step(&shown, "synth_proof")["output"]["synthetic"], true);
     assert_eq!(step(&shown, "verify_seal")["output"]["verified"], true);
-    let pieces = step(&shown, "add_pieces")["output"]["piece_infos"].as_array().unwrap();
+    let pieces = step(&shown, "add_pieces")["output"]["piece_infos"]
+        .as_array()
+        .unwrap();
     assert_eq!(pieces[1]["offset"], 512);
     daemon.stop();
     home.check_store();
@@ -104,7 +131,11 @@ fn a_512_mib_sector_survives_a_kill() {
 fn exit_codes_are_as_documented() {
     let home = Home::new();
     let check = |args: &[&str], code: i32, text: &str| {
-        let Outcome { code: found, stdout, stderr } = home.run(args);
+        let Outcome {
+            code: found,
+            stdout,
+            stderr,
+        } = home.run(args);
         assert_eq!(found, code, "{args:?}: {stdout}{stderr}");
         assert!(stderr.contains(text), "{args:?}: {stderr}");
     };

@@ -47,14 +47,33 @@ fn reference_of_the_command_line() {
         let mut args: Vec<&str> = path.iter().map(String::as_str).collect();
         args.push("--help");
         // The width of the page, wherever it is made.
-        let outcome = home.command(&args).env("COLUMNS", "100").env_remove("HOME").output().unwrap();
-        let help = String::from_utf8(outcome.stdout).unwrap().replace(home.path().to_str().unwrap(), "DIR");
-        text.push_str(&format!("\n## sealflow {}\n\n```\n{}\n```\n", path.join(" "), help.trim_end()).replace("sealflow \n", "sealflow\n"));
+        let outcome = home
+            .command(&args)
+            .env("COLUMNS", "100")
+            .env_remove("HOME")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(outcome.stdout)
+            .unwrap()
+            .replace(home.path().to_str().unwrap(), "DIR");
+        text.push_str(
+            &format!(
+                "\n## sealflow {}\n\n```\n{}\n```\n",
+                path.join(" "),
+                help.trim_end()
+            )
+            .replace("sealflow \n", "sealflow\n"),
+        );
         let commands = help.split_once("Commands:\n").map(|(_, rest)| rest).unwrap_or("");
         let names: Vec<&str> = commands
             .lines()
             .take_while(|line| !line.is_empty())
-            .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next().filter(|_| !line.starts_with("   ")))
+            .filter_map(|line| {
+                line.strip_prefix("  ")?
+                    .split_whitespace()
+                    .next()
+                    .filter(|_| !line.starts_with("   "))
+            })
             .filter(|name| *name != "help")
             .collect();
         for name in names.into_iter().rev() {
@@ -80,9 +99,15 @@ fn reference_of_the_configuration() {
 fn reference_of_the_api() {
     let home = Home::new();
     let daemon = home.daemon();
-    let listening: Value = serde_json::from_slice(&std::fs::read(home.path().join("daemon.json")).unwrap()).unwrap();
+    let listening: Value =
+        serde_json::from_slice(&std::fs::read(home.path().join("daemon.json")).unwrap()).unwrap();
     let token = std::fs::read_to_string(home.path().join("token")).unwrap();
-    let address = listening["url"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let address = listening["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://")
+        .unwrap()
+        .to_owned();
     let mut stream = std::net::TcpStream::connect(&address).unwrap();
     let request = format!(
         "GET /api/v1/openapi.json HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
@@ -91,6 +116,9 @@ fn reference_of_the_api() {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
     let description: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
-    check("openapi.json", &(serde_json::to_string_pretty(&description).unwrap() + "\n"));
+    check(
+        "openapi.json",
+        &(serde_json::to_string_pretty(&description).unwrap() + "\n"),
+    );
     daemon.stop();
 }

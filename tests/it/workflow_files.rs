@@ -27,12 +27,18 @@ fn line_of(text: &str, needle: &str) -> u64 {
 fn an_edited_file_runs() {
     let home = Home::new();
     let text = builtin(&home);
-    let edited = text
-        .replace("max_attempts = 3", "max_attempts = 5")
-        .replace("[steps.seed]\n", "[steps.rest]\nwait = \"50ms\"\nneeds = [\"pc2\"]\n\n[steps.seed]\n");
+    let edited = text.replace("max_attempts = 3", "max_attempts = 5").replace(
+        "[steps.seed]\n",
+        "[steps.rest]\nwait = \"50ms\"\nneeds = [\"pc2\"]\n\n[steps.seed]\n",
+    );
     let (code, problems, _) = check(&home, &edited);
     assert_eq!((code, problems.len()), (0, 0), "{problems:?}");
-    let shown = home.json(&["workflow", "show", home.path().join("edited.toml").to_str().unwrap(), "--json"]);
+    let shown = home.json(&[
+        "workflow",
+        "show",
+        home.path().join("edited.toml").to_str().unwrap(),
+        "--json",
+    ]);
     let steps = shown["steps"].as_array().unwrap();
     assert!(steps.iter().all(|step| step["retry"]["max_attempts"] == 5));
     assert!(steps.iter().any(|step| step["name"] == "rest"));
@@ -43,11 +49,41 @@ fn each_mistake_is_shown_at_its_line() {
     let home = Home::new();
     let text = builtin(&home);
     let cases = [
-        ("misspelled key", "needs = [\"pc1\"]", "need = [\"pc1\"]", "unknown_key", "did you mean `needs`?"),
-        ("unknown stage", "[steps.synth_proof]", "[steps.synth_prof]", "unknown_stage", "did you mean `synth_proof`?"),
-        ("unknown step", "needs = [\"tree_d\", \"ticket\"]", "needs = [\"tree_d\", \"tiket\"]", "unknown_step", "did you mean `ticket`?"),
-        ("unknown type", "\"actor_id\"", "\"actor\"", "unknown_type", "actor_id"),
-        ("bad duration", "backoff = \"10s\"", "backoff = \"10 parsecs\"", "bad_duration", "30s"),
+        (
+            "misspelled key",
+            "needs = [\"pc1\"]",
+            "need = [\"pc1\"]",
+            "unknown_key",
+            "did you mean `needs`?",
+        ),
+        (
+            "unknown stage",
+            "[steps.synth_proof]",
+            "[steps.synth_prof]",
+            "unknown_stage",
+            "did you mean `synth_proof`?",
+        ),
+        (
+            "unknown step",
+            "needs = [\"tree_d\", \"ticket\"]",
+            "needs = [\"tree_d\", \"tiket\"]",
+            "unknown_step",
+            "did you mean `ticket`?",
+        ),
+        (
+            "unknown type",
+            "\"actor_id\"",
+            "\"actor\"",
+            "unknown_type",
+            "actor_id",
+        ),
+        (
+            "bad duration",
+            "backoff = \"10s\"",
+            "backoff = \"10 parsecs\"",
+            "bad_duration",
+            "30s",
+        ),
     ];
     for (what, good, bad, code, hint) in cases {
         let edited = text.replacen(good, bad, 1);
@@ -56,9 +92,19 @@ fn each_mistake_is_shown_at_its_line() {
         assert_eq!(exit, 3, "{what}");
         let problem = problems.iter().find(|problem| problem["code"] == code);
         let problem = problem.unwrap_or_else(|| panic!("{what}: {problems:?}"));
-        assert_eq!(problem["line"].as_u64(), Some(line_of(&edited, bad)), "{what}: {problem}");
-        assert!(problem["hint"].as_str().unwrap().contains(hint), "{what}: {problem}");
-        assert!(drawn.contains("edited.toml") && drawn.contains(hint), "{what}: {drawn}");
+        assert_eq!(
+            problem["line"].as_u64(),
+            Some(line_of(&edited, bad)),
+            "{what}: {problem}"
+        );
+        assert!(
+            problem["hint"].as_str().unwrap().contains(hint),
+            "{what}: {problem}"
+        );
+        assert!(
+            drawn.contains("edited.toml") && drawn.contains(hint),
+            "{what}: {drawn}"
+        );
     }
 }
 
@@ -69,7 +115,10 @@ fn cycles_and_wrong_wires() {
     let cycle = text.replace("[steps.add_pieces]\n", "[steps.add_pieces]\nneeds = [\"pc2\"]\n");
     let (exit, problems, _) = check(&home, &cycle);
     assert_eq!(exit, 3);
-    let problem = problems.iter().find(|problem| problem["code"] == "cycle").unwrap();
+    let problem = problems
+        .iter()
+        .find(|problem| problem["code"] == "cycle")
+        .unwrap();
     for step in ["add_pieces", "tree_d", "pc1", "pc2"] {
         assert!(problem["message"].as_str().unwrap().contains(step), "{problem}");
     }
@@ -79,10 +128,16 @@ fn cycles_and_wrong_wires() {
     );
     let (exit, problems, _) = check(&home, &wrong);
     assert_eq!(exit, 3);
-    let problem = problems.iter().find(|problem| problem["code"] == "wrong_type").unwrap();
+    let problem = problems
+        .iter()
+        .find(|problem| problem["code"] == "wrong_type")
+        .unwrap();
     assert_eq!(problem["line"].as_u64(), Some(line_of(&wrong, "with = { comm_d")));
     let message = problem["message"].as_str().unwrap();
-    assert!(message.contains("comm_d") && message.contains("comm_r"), "{message}");
+    assert!(
+        message.contains("comm_d") && message.contains("comm_r"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -95,11 +150,22 @@ fn several_mistakes_are_shown_at_once_and_nothing_starts() {
     let (exit, problems, _) = check(&home, &text);
     assert_eq!(exit, 3);
     for code in ["unknown_key", "unknown_stage", "bad_duration"] {
-        assert!(problems.iter().any(|problem| problem["code"] == code), "{code}: {problems:?}");
+        assert!(
+            problems.iter().any(|problem| problem["code"] == code),
+            "{code}: {problems:?}"
+        );
     }
     let daemon = home.daemon();
     let file = home.path().join("edited.toml");
-    let outcome = home.run(&["run", "start", file.to_str().unwrap(), "-p", "miner=f01000", "-p", "sector=1"]);
+    let outcome = home.run(&[
+        "run",
+        "start",
+        file.to_str().unwrap(),
+        "-p",
+        "miner=f01000",
+        "-p",
+        "sector=1",
+    ]);
     assert_eq!(outcome.code, 3, "{outcome:?}");
     assert_eq!(home.json(&["run", "list", "--json"]).as_array().unwrap().len(), 0);
     daemon.stop();
@@ -109,9 +175,22 @@ fn several_mistakes_are_shown_at_once_and_nothing_starts() {
 fn workflows_are_drawn() {
     let home = Home::new();
     let text = home.run(&["workflow", "graph", "seal_offline"]);
-    assert!(text.code == 0 && text.stdout.contains("pc1") && text.stdout.contains("goes back to c1"), "{text:?}");
-    let mermaid = home.run(&["workflow", "graph", "seal_offline", "--format", "mermaid"]).stdout;
-    assert!(mermaid.starts_with("graph TD") && mermaid.contains("pc1 --> pc2"), "{mermaid}");
-    let dot = home.run(&["workflow", "graph", "seal_offline", "--format", "dot"]).stdout;
-    assert!(dot.starts_with("digraph") && dot.contains("\"pc1\" -> \"pc2\""), "{dot}");
+    assert!(
+        text.code == 0 && text.stdout.contains("pc1") && text.stdout.contains("goes back to c1"),
+        "{text:?}"
+    );
+    let mermaid = home
+        .run(&["workflow", "graph", "seal_offline", "--format", "mermaid"])
+        .stdout;
+    assert!(
+        mermaid.starts_with("graph TD") && mermaid.contains("pc1 --> pc2"),
+        "{mermaid}"
+    );
+    let dot = home
+        .run(&["workflow", "graph", "seal_offline", "--format", "dot"])
+        .stdout;
+    assert!(
+        dot.starts_with("digraph") && dot.contains("\"pc1\" -> \"pc2\""),
+        "{dot}"
+    );
 }

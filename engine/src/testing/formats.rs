@@ -68,6 +68,7 @@ fn every_event_is_still_read() {
         "signal_received",
         "run_paused",
         "run_resumed",
+        "step_redone",
         "step_retried",
         "cancel_requested",
         "run_finished",
@@ -89,6 +90,7 @@ fn every_event_is_still_read() {
             | Event::SignalReceived { .. }
             | Event::RunPaused { .. }
             | Event::RunResumed { .. }
+            | Event::StepRedone { .. }
             | Event::StepRetried { .. }
             | Event::CancelRequested { .. }
             | Event::RunFinished { .. } => {}

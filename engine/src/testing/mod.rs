@@ -13,6 +13,7 @@ mod memory;
 mod sample;
 #[cfg(test)]
 mod sim;
+mod store_suite;
 
 pub use clock::SimClock;
 pub use journal_suite::{commit, journal_suite};

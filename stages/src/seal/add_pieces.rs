@@ -83,18 +83,27 @@ impl Stage for AddPieces {
             let file = match (&source.path, &source.url) {
                 (Some(path), _) => PathBuf::from(path),
                 (None, Some(url)) => {
-                    let download = Download { url, token_file: source.token_file.as_deref(), limit };
+                    let download = Download {
+                        url,
+                        token_file: source.token_file.as_deref(),
+                        limit,
+                    };
                     download.fetch(cx).await?
                 }
                 // Committed capacity is what no piece covers.
                 (None, None) => continue,
             };
             let data_bytes = piece::data_bytes(&file, limit)?;
-            pieces.push(Ready { source, file, data_bytes });
+            pieces.push(Ready {
+                source,
+                file,
+                data_bytes,
+            });
         }
         let cx2 = cx.clone();
         let proof_type = input.proof_type;
-        cx.blocking(move || write_sector(&cx2, &folder.join("unsealed"), proof_type, &pieces)).await
+        cx.blocking(move || write_sector(&cx2, &folder.join("unsealed"), proof_type, &pieces))
+            .await
     }
 }
 
@@ -130,7 +139,8 @@ fn write_sector(
             );
             return Err(Failure::permanent("sector_full", text));
         }
-        file.seek(SeekFrom::Start(offset)).map_err(|error| failure(&error))?;
+        file.seek(SeekFrom::Start(offset))
+            .map_err(|error| failure(&error))?;
         let tell = |done: u64| progress::bytes(cx, "writing pieces", before + done, total);
         let comm_p = write_piece(proof_type, piece, padded, &mut file, &tell)?;
         if let Some(cid) = &piece.source.cid {
@@ -140,7 +150,12 @@ fn write_sector(
                 return Err(Failure::permanent("comm_p_mismatch", text));
             }
         }
-        piece_infos.push(PieceInfo { comm_p, padded_bytes: padded, offset, data_bytes: piece.data_bytes });
+        piece_infos.push(PieceInfo {
+            comm_p,
+            padded_bytes: padded,
+            offset,
+            data_bytes: piece.data_bytes,
+        });
         before += piece.data_bytes;
         end = offset + padded;
     }
@@ -149,7 +164,10 @@ fn write_sector(
     let folder = target.parent().unwrap_or(target);
     durable::sync_dir(folder).map_err(|error| Failure::io("make durable", folder, &error))?;
     let unsealed = cx.scratch_artifact(target, None)?;
-    Ok(Outcome::Done(Output { unsealed, piece_infos }))
+    Ok(Outcome::Done(Output {
+        unsealed,
+        piece_infos,
+    }))
 }
 
 fn write_piece(
@@ -163,7 +181,12 @@ fn write_piece(
     let unpadded = padded / 128 * 127;
     let mut read = 0;
     let mut broken = None;
-    let counted = Counted { inner: open.take(piece.data_bytes), read: &mut read, broken: &mut broken, tell };
+    let counted = Counted {
+        inner: open.take(piece.data_bytes),
+        read: &mut read,
+        broken: &mut broken,
+        tell,
+    };
     let source = counted.chain(io::repeat(0)).take(unpadded);
     let result = add_piece(proof_type.0, source, target, UnpaddedBytesAmount(unpadded), &[]);
     if let Some(error) = broken {
@@ -171,7 +194,11 @@ fn write_piece(
     }
     let (info, _) = result.map_err(|error| proofs::library_failure("add the piece", &error))?;
     if read != piece.data_bytes {
-        let text = format!("{} had {} bytes and then {read}", piece.file.display(), piece.data_bytes);
+        let text = format!(
+            "{} had {} bytes and then {read}",
+            piece.file.display(),
+            piece.data_bytes
+        );
         return Err(Failure::transient("piece_changed", text));
     }
     Ok(CommP(info.commitment))

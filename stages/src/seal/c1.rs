@@ -67,7 +67,10 @@ impl Stage for C1 {
     type Output = Output;
 
     fn costs(&self, _: &Value) -> Resources {
-        Resources { cpu: 1, memory: 1 << 30 }
+        Resources {
+            cpu: 1,
+            memory: 1 << 30,
+        }
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {

@@ -72,7 +72,12 @@ impl Stage for C2 {
             check_parameters(&params, input.proof_type)?;
             let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
             let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
-            if input.c1_output.digest.as_ref().is_some_and(|recorded| *recorded != digest) {
+            if input
+                .c1_output
+                .digest
+                .as_ref()
+                .is_some_and(|recorded| *recorded != digest)
+            {
                 let text = format!("{} is not what C1 wrote; retry step c1", path.display());
                 return Err(Failure::permanent("artifact_damaged", text));
             }
@@ -82,7 +87,9 @@ impl Stage for C2 {
             let (prover, sector) = (proofs::prover_id(input.miner), proofs::sector_id(input.sector));
             let output = seal_commit_phase2(phase1, prover, sector)
                 .map_err(|error| proofs::library_failure("C2", &error))?;
-            Ok(Outcome::Done(Output { proof: hex::encode(output.proof) }))
+            Ok(Outcome::Done(Output {
+                proof: hex::encode(output.proof),
+            }))
         })
         .await
     }
@@ -99,7 +106,8 @@ pub(crate) fn parameter_set(proof_type: SealProof) -> Result<ParamSet, Failure> 
 /// The library would generate missing parameters on its own, for hours; so they are looked for first.
 fn check_parameters(params: &ParamsDir, proof_type: SealProof) -> Result<(), Failure> {
     let set = parameter_set(proof_type)?;
-    let found = status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
+    let found =
+        status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
     if found.state == SetState::Present {
         return Ok(());
     }

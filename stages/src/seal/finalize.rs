@@ -60,7 +60,10 @@ impl Stage for Finalize {
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         for artifact in [&input.sealed, &input.cache, &input.sector_info] {
             if artifact.store == SCRATCH {
-                let text = format!("{} is still in the scratch store; run persist before finalize", artifact.key);
+                let text = format!(
+                    "{} is still in the scratch store; run persist before finalize",
+                    artifact.key
+                );
                 return Err(Failure::permanent("not_persisted", text));
             }
             progress::phase(cx, format!("verifying {}", artifact.key));
@@ -70,6 +73,9 @@ impl Stage for Finalize {
         let lock = CacheDir::lock(cx)?;
         cx.stores.get(SCRATCH)?.delete(&cx.subject.folder()).await?;
         drop(lock);
-        Ok(Outcome::Done(Output { unsealed: None, c1_output: None }))
+        Ok(Outcome::Done(Output {
+            unsealed: None,
+            c1_output: None,
+        }))
     }
 }

@@ -79,7 +79,10 @@ struct Layers {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 impl Layers {
@@ -107,8 +110,15 @@ impl Layers {
         let found = found.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         let mut layers = Self::of(input);
         let same = found.filter(|found| {
-            Self { boot: String::new(), durable: Vec::new(), ..found.clone() }
-                == Self { boot: String::new(), durable: Vec::new(), ..layers.clone() }
+            Self {
+                boot: String::new(),
+                durable: Vec::new(),
+                ..found.clone()
+            } == Self {
+                boot: String::new(),
+                durable: Vec::new(),
+                ..layers.clone()
+            }
         });
         let Some(found) = same else {
             cache.remove_layers()?;
@@ -121,7 +131,8 @@ impl Layers {
             let path = cache.layer(layer);
             let whole = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == size);
             // The library renames a layer when it is written; only a power cut can undo that.
-            let trusted = found.durable.contains(&layer) || (!found.boot.is_empty() && found.boot == layers.boot);
+            let trusted =
+                found.durable.contains(&layer) || (!found.boot.is_empty() && found.boot == layers.boot);
             counts &= whole && trusted;
             if counts {
                 durable::sync_file(&path).map_err(|error| Failure::io("make durable", &path, &error))?;
@@ -143,7 +154,8 @@ impl Layers {
             }
             crash::point("pc1.layer.before_sync");
             durable::sync_file(&path).map_err(|error| Failure::io("make durable", &path, &error))?;
-            durable::sync_dir(cache.path()).map_err(|error| Failure::io("make durable", cache.path(), &error))?;
+            durable::sync_dir(cache.path())
+                .map_err(|error| Failure::io("make durable", cache.path(), &error))?;
             self.durable.push(layer);
             self.write(cache)?;
             crash::point("pc1.layer.counted");
@@ -174,7 +186,11 @@ fn watch(mut layers: Layers, cache: &CacheDir, cx: &StageContext, stop: &AtomicB
             told = Some(done);
             let left = f64::from(total.saturating_sub(done));
             // One layer takes as long as the next: the first one measured gives the estimate.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds, positive and small")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "seconds, positive and small"
+            )]
             let estimate_seconds = layer_seconds.map(|seconds| (seconds * left).round() as u64);
             cx.progress(Progress {
                 phase: format!("layer {} of {total}", (done + 1).min(total)),
@@ -212,7 +228,11 @@ impl Stage for Pc1 {
 fn compute(cx: &StageContext, attempt: &Path, input: &Input) -> Result<Outcome<Output>, Failure> {
     let cache = Arc::new(CacheDir::lock(cx)?);
     if !tree::ends_with_root(&cache.tree_d(), input.proof_type.sector_bytes(), &input.comm_d.0) {
-        let text = format!("{} is not the tree of {}; retry step tree_d", cache.tree_d().display(), input.comm_d);
+        let text = format!(
+            "{} is not the tree of {}; retry step tree_d",
+            cache.tree_d().display(),
+            input.comm_d
+        );
         return Err(Failure::permanent("tree_d_missing", text));
     }
     let layers = Layers::take_over(input, &cache)?;
@@ -251,5 +271,8 @@ fn compute(cx: &StageContext, attempt: &Path, input: &Input) -> Result<Outcome<O
     }
     let pc1_output = serde_json::to_value(&output)
         .map_err(|error| Failure::permanent("bad_output", format!("PC1 output: {error}")))?;
-    Ok(Outcome::Done(Output { pc1_output, resumed_layers }))
+    Ok(Outcome::Done(Output {
+        pc1_output,
+        resumed_layers,
+    }))
 }

@@ -101,12 +101,21 @@ impl Stage for Persist {
         durable::write(&described, &text).map_err(|error| Failure::io("write", &described, &error))?;
         let sealed_path = cx.local_path(&input.sealed)?;
         let size = input.sealed.bytes;
-        let done = |phase: &'static str, total: u64| move |bytes: u64| progress::bytes(cx, phase, bytes, total);
+        let done =
+            |phase: &'static str, total: u64| move |bytes: u64| progress::bytes(cx, phase, bytes, total);
         let sealed_done = done("copying the replica", size);
-        let sealed = store.put(&format!("sealed/{name}"), &sealed_path, &sealed_done).await?;
+        let sealed = store
+            .put(&format!("sealed/{name}"), &sealed_path, &sealed_done)
+            .await?;
         let cache = store.put(&format!("cache/{name}"), &cache, &|_| {}).await?;
-        let sector_info = store.put(&format!("sector/{name}.json"), &described, &|_| {}).await?;
-        Ok(Outcome::Done(Output { sealed, cache, sector_info }))
+        let sector_info = store
+            .put(&format!("sector/{name}.json"), &described, &|_| {})
+            .await?;
+        Ok(Outcome::Done(Output {
+            sealed,
+            cache,
+            sector_info,
+        }))
     }
 }
 

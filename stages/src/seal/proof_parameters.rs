@@ -49,7 +49,11 @@ pub struct ProofParameters {
 
 /// The command that gets a set.
 pub fn how_to_get(set: ParamSet) -> String {
-    let verb = if set.size <= SectorSize::MiB8 { "generate" } else { "fetch" };
+    let verb = if set.size <= SectorSize::MiB8 {
+        "generate"
+    } else {
+        "fetch"
+    };
     format!("sealflow params {verb} {set}")
 }
 
@@ -63,19 +67,29 @@ impl Stage for ProofParameters {
 
     fn costs(&self, _: &Value) -> Resources {
         // One core, so that short steps run beside it; it uses the others while they are idle.
-        Resources { cpu: 1, memory: 5 << 30 }
+        Resources {
+            cpu: 1,
+            memory: 5 << 30,
+        }
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let set = parameter_set(input.proof_type)?;
         let parameter_set = set.to_string();
-        let broken = |error: crate::params::ParamsError| Failure::transient("parameters_failed", error.to_string());
+        let broken =
+            |error: crate::params::ParamsError| Failure::transient("parameters_failed", error.to_string());
         if status(&self.params, set).map_err(broken)?.state == SetState::Present {
-            return Ok(Outcome::Done(Output { parameter_set, generated: false }));
+            return Ok(Outcome::Done(Output {
+                parameter_set,
+                generated: false,
+            }));
         }
         if self.params.origin() == Origin::Published || set.size > SectorSize::MiB8 {
-            let text = format!("the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
-                self.params.path().display(), how_to_get(set));
+            let text = format!(
+                "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
+                self.params.path().display(),
+                how_to_get(set)
+            );
             return Err(Failure::permanent("parameters_missing", text));
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -103,6 +117,9 @@ impl Stage for ProofParameters {
             .await;
         stopper.abort();
         let report = result?;
-        Ok(Outcome::Done(Output { parameter_set, generated: report.generated }))
+        Ok(Outcome::Done(Output {
+            parameter_set,
+            generated: report.generated,
+        }))
     }
 }

@@ -56,6 +56,9 @@ impl Stage for Seed {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let seed = Randomness(beacon::draw("seed", input.miner, input.sector, &cx.key));
-        Ok(Outcome::Done(Output { seed, seed_source: beacon::LOCAL.to_owned() }))
+        Ok(Outcome::Done(Output {
+            seed,
+            seed_source: beacon::LOCAL.to_owned(),
+        }))
     }
 }

@@ -54,6 +54,9 @@ impl Stage for Ticket {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let ticket = Randomness(beacon::draw("ticket", input.miner, input.sector, &cx.key));
-        Ok(Outcome::Done(Output { ticket, ticket_source: beacon::LOCAL.to_owned() }))
+        Ok(Outcome::Done(Output {
+            ticket,
+            ticket_source: beacon::LOCAL.to_owned(),
+        }))
     }
 }

@@ -70,8 +70,9 @@ impl Stage for TreeD {
             let partial = durable::temporary(&target);
             durable::remove(&partial).map_err(|error| Failure::io("remove", &partial, &error))?;
             let pieces = proofs::library_pieces(&input.piece_infos, input.proof_type)?;
-            let expected = compute_comm_d(input.proof_type.0, &pieces)
-                .map_err(|error| Failure::permanent("bad_piece", format!("the pieces do not make a sector: {error:#}")))?;
+            let expected = compute_comm_d(input.proof_type.0, &pieces).map_err(|error| {
+                Failure::permanent("bad_piece", format!("the pieces do not make a sector: {error:#}"))
+            })?;
             let done = |bytes| progress::bytes(&cx2, "hashing", bytes, 2 * sector);
             let root = tree::build(&unsealed, &partial, sector, &done)
                 .map_err(|error| Failure::io("build the tree of", &unsealed, &error))?;

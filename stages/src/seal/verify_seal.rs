@@ -83,7 +83,10 @@ impl Stage for VerifySeal {
             if verified {
                 Ok(Outcome::Done(Output { verified }))
             } else {
-                let text = format!("the proof of {} with comm_r {} does not verify", input.sector.0, input.comm_r);
+                let text = format!(
+                    "the proof of {} with comm_r {} does not verify",
+                    input.sector.0, input.comm_r
+                );
                 Err(Failure::rewind("proof_invalid", text))
             }
         })

@@ -296,6 +296,13 @@ impl Ledger {
                 }
                 self.stats.count("retried");
             }
+            Event::StepRedone { step, .. } => {
+                let ix = self.find(step);
+                demand!(self.steps[ix.get()].done.is_some(), "redone before it was done");
+                self.again(ix);
+                self.rewound += 1;
+                self.stats.count("redone");
+            }
             Event::CancelRequested { .. } => {
                 demand!(self.phase != Phase::Cancelling, "cancelled twice");
                 self.phase = Phase::Cancelling;
@@ -471,7 +478,14 @@ impl Ledger {
             "taken {} times",
             self.taken[edge]
         );
-        // The steps from `to` on, found by their needs.
+        self.again(to);
+        self.rewound += 1;
+        self.stats.count("rewound");
+        Ok(())
+    }
+
+    /// Another visit of the steps from `to` on, found by their needs.
+    fn again(&mut self, to: StepIx) {
         let mut again = BTreeSet::from([to]);
         for (ix, spec) in self.graph.steps() {
             if spec.needs.iter().any(|need| again.contains(need)) {
@@ -498,9 +512,6 @@ impl Ledger {
             (state.done, state.waiting, state.failed) = (None, None, None);
             (state.charged, state.failures, state.waited) = (0, 0, false);
         }
-        self.rewound += 1;
-        self.stats.count("rewound");
-        Ok(())
     }
 
     fn pauses(&mut self, reason: &PauseReason) -> Result<(), String> {

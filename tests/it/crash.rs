@@ -43,15 +43,22 @@ needs = ["synth_proof"]
 needs = ["c1", "persist"]
 "#;
 
-/// The durable boundaries, before and after.
-const POINTS: [&str; 7] = [
-    "commit.before",
-    "commit.after",
-    "effects.after",
-    "publish.synced",
-    "publish.renamed",
-    "pc1.layer.before_sync",
-    "pc1.layer.counted",
+/// The durable boundaries, before and after, and how many passages each kill lets through first.
+const POINTS: [(&str, &[u32]); 14] = [
+    ("commit.before", &[0, 1, 3, 6]),
+    ("commit.after", &[0, 1, 3, 6]),
+    ("effects.after", &[0, 1, 3, 6]),
+    ("journal.commit.before", &[0, 2, 5]),
+    ("journal.commit.after", &[0, 2, 5]),
+    ("publish.synced", &[0, 1, 2]),
+    ("publish.renamed", &[0, 1, 2]),
+    ("pc1.layer.before_sync", &[0, 1]),
+    ("pc1.layer.counted", &[0, 1]),
+    ("store.copy.block", &[0, 1]),
+    ("store.copy.before_fsync", &[0, 1]),
+    ("store.before_rename", &[0, 1]),
+    ("store.after_rename", &[0, 1]),
+    ("store.before_delete", &[0]),
 ];
 
 fn params(home: &Home, sector: u32, proof_type: &str) -> Vec<String> {
@@ -103,11 +110,10 @@ fn every_durable_boundary() {
     let mut runs: Vec<String> = Vec::new();
     let mut open: Option<String> = None;
     let mut kills = 0;
-    for point in POINTS {
-        // The first time, and some later ones, so that the kill meets other steps too.
-        for skip in [0, 1, 3, 6] {
+    for (point, skips) in POINTS {
+        for skip in skips {
             let plan = format!("{point}={skip}*off->return");
-            let daemon = home.daemon_with(&[("SEALFLOW_CRASH_AT", &plan)]);
+            let (daemon, _) = home.daemon_or_death(&[("SEALFLOW_CRASH_AT", &plan)]);
             let pid = daemon.id();
             if open.is_none() {
                 let params = params(
@@ -151,7 +157,7 @@ fn every_durable_boundary() {
             }
         }
     }
-    assert!(kills >= 20, "only {kills} kills happened");
+    assert!(kills >= 30, "only {kills} kills happened");
     let daemon = home.daemon();
     if let Some(run) = open {
         wait_for("the end of the last run", || home.status(&run) == "succeeded");

@@ -67,6 +67,13 @@ impl Home {
 
     /// A daemon with variables set, once it answers.
     pub(crate) fn daemon_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let (daemon, ended) = self.daemon_or_death(variables);
+        assert!(!ended, "the daemon ended: {}", self.daemon_log());
+        daemon
+    }
+
+    /// A daemon, once it answers or has ended, and whether it has.
+    pub(crate) fn daemon_or_death(&self, variables: &[(&str, &str)]) -> (Daemon, bool) {
         let mut command = self.command(&["daemon"]);
         command.envs(variables.iter().copied()).stdout(Stdio::null());
         let log = std::fs::File::options()
@@ -76,13 +83,14 @@ impl Home {
             .unwrap();
         let mut child = command.stderr(log).spawn().unwrap();
         let url = self.path().join("daemon.json");
+        let mut ended = false;
         wait_for("the daemon", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}: {}", self.daemon_log());
-            }
-            std::fs::read_to_string(&url).is_ok_and(|text| text.contains(&child.id().to_string()))
+            ended = child.try_wait().unwrap().is_some();
+            let answers =
+                || std::fs::read_to_string(&url).is_ok_and(|text| text.contains(&child.id().to_string()));
+            ended || answers()
         });
-        Daemon { child }
+        (Daemon { child }, ended)
     }
 
     pub(crate) fn daemon_log(&self) -> String {

@@ -74,7 +74,7 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
             password,
         });
     }
-    match SurrealJournal::open(&url, options).await {
+    match open_patiently(&url, &options).await {
         Ok(journal) => Ok(Arc::new(journal)),
         Err(error @ OpenError::Locked { .. }) => {
             let hint = "stop that process, or use another --home; `sealflow run list` asks a running daemon";
@@ -82,6 +82,19 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
         }
         Err(error) => Err(anyhow::Error::new(error).context("cannot open the journal")),
     }
+}
+
+/// A process that was killed in the middle of a proof takes a moment to end, and holds the lock until
+/// then.
+async fn open_patiently(url: &str, options: &OpenOptions) -> Result<SurrealJournal, OpenError> {
+    const TRIES: u32 = 12;
+    for _ in 0..TRIES {
+        match SurrealJournal::open(url, options.clone()).await {
+            Err(OpenError::Locked { .. }) => tokio::time::sleep(std::time::Duration::from_millis(250)).await,
+            other => return other,
+        }
+    }
+    SurrealJournal::open(url, options.clone()).await
 }
 
 /// An engine that runs.

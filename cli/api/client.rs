@@ -140,7 +140,9 @@ impl Source {
                 .hint("name the data directory with --home, or make one with `sealflow init`")
                 .into());
         }
-        Ok(Self::Store(wire::journal(cx, false).await?))
+        let journal = wire::journal(cx, false).await?;
+        crate::output::note("no daemon runs; this is how things stood when it ended");
+        Ok(Self::Store(journal))
     }
 
     /// Lets go of what was opened.

@@ -72,6 +72,7 @@ pub(crate) async fn serve(
     });
     let (router, _) = router().split_for_parts();
     let router = router
+        .fallback(unknown_path)
         .layer(middleware::from_fn_with_state(api.clone(), authorize))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(api);
@@ -89,6 +90,11 @@ async fn authorize(State(api): Shared, headers: HeaderMap, request: Request, nex
     }
     let text = "show the token in the home's file `token` as `Authorization: Bearer …`";
     ApiError(StatusCode::UNAUTHORIZED, "unauthorized", text.to_owned()).into_response()
+}
+
+async fn unknown_path() -> ApiError {
+    let text = "there is no such path; GET /api/v1/openapi.json describes all";
+    ApiError(StatusCode::NOT_FOUND, "not_found", text.to_owned())
 }
 
 struct ApiError(StatusCode, &'static str, String);

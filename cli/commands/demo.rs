@@ -73,6 +73,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         return Err(CliError::new(Kind::Usage, text).into());
     };
     cx.home.prepare()?;
+    std::fs::create_dir_all(cx.home.demo())?;
     let file = match args.file {
         Some(file) if !file.is_file() => {
             return Err(not_found(format!("there is no file {}", file.display())));
@@ -142,7 +143,6 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
 fn sample(cx: &Context) -> anyhow::Result<PathBuf> {
     let path = cx.home.demo().join("sample.txt");
     if !path.exists() {
-        std::fs::create_dir_all(cx.home.demo())?;
         let text: String = (1..=24)
             .map(|line| format!("line {line:2} of the sample that sealflow demo seals\n"))
             .collect();

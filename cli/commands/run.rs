@@ -395,7 +395,7 @@ fn list(runs: &[RunSummary], json: bool) -> anyhow::Result<()> {
             run.subject.clone(),
             run.status.clone(),
             run.created_at.clone(),
-            run.reason.clone().unwrap_or_default(),
+            console::truncate_str(run.reason.as_deref().unwrap_or_default(), 60, "…").into_owned(),
         ]
     };
     output::table(

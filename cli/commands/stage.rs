@@ -36,7 +36,20 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::List { json: true } => output::json(&registry.iter().collect::<Vec<_>>()),
         Command::List { json: false } => {
-            let first_sentence = |doc: &str| doc.split("\n\n").next().unwrap_or("").replace('\n', " ");
+            let first_sentence = |doc: &str| {
+                let paragraph = doc
+                    .split("\n\n")
+                    .next()
+                    .unwrap_or("")
+                    .replace('\n', " ")
+                    .replace("**", "");
+                paragraph
+                    .split_inclusive(". ")
+                    .next()
+                    .unwrap_or("")
+                    .trim_end()
+                    .to_owned()
+            };
             let rows = registry
                 .iter()
                 .map(|info| vec![info.name.to_string(), first_sentence(&info.doc)]);

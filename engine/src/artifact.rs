@@ -30,8 +30,13 @@ pub struct Artifact {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no such store.
-    #[error("there is no store `{0}`; `sealflow config check` lists the configured ones")]
-    Unknown(String),
+    #[error("there is no store `{name}`; the configuration has {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The stores that there are.
+        known: String,
+    },
     /// A key would leave the store, or is not a key at all.
     #[error("`{0}` is not a key: parts between `/` must not be empty or begin with a dot")]
     BadKey(String),
@@ -118,7 +123,15 @@ impl Stores {
         self.0
             .iter()
             .find(|store| store.name() == name)
-            .ok_or_else(|| StoreError::Unknown(name.to_owned()))
+            .ok_or_else(|| StoreError::Unknown {
+                name: name.to_owned(),
+                known: self
+                    .0
+                    .iter()
+                    .map(|store| store.name())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 
     /// The local path of an artifact.

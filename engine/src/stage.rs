@@ -267,7 +267,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Io { what, path, source } => Failure::io(what, path, source),
-            StoreError::Unknown(_) => Failure::permanent("unknown_store", error.to_string()),
+            StoreError::Unknown { .. } => Failure::permanent("unknown_store", error.to_string()),
             StoreError::BadKey(_) => Failure::permanent("bad_key", error.to_string()),
             StoreError::Missing { .. } => Failure::permanent("artifact_missing", error.to_string()),
             StoreError::Damaged { .. } => Failure::permanent("artifact_damaged", error.to_string()),

@@ -89,6 +89,12 @@ impl Stage for Unseal {
         cx.blocking(move || {
             let result = unseal(&cx2, &sealed, &info, &work, &input);
             durable::remove(&work).map_err(|error| Failure::io("remove", &work, &error))?;
+            // The run's and the sector's folders go too, if nothing else is in them.
+            for folder in work.ancestors().skip(1).take(2) {
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
             result.map(Outcome::Done)
         })
         .await

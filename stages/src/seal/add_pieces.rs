@@ -102,8 +102,24 @@ impl Stage for AddPieces {
         }
         let cx2 = cx.clone();
         let proof_type = input.proof_type;
-        cx.blocking(move || write_sector(&cx2, &folder.join("unsealed"), proof_type, &pieces))
-            .await
+        let fetched: Vec<PathBuf> = pieces
+            .iter()
+            .filter(|piece| piece.source.url.is_some())
+            .map(|piece| piece.file.clone())
+            .collect();
+        let result = cx
+            .blocking(move || write_sector(&cx2, &folder.join("unsealed"), proof_type, &pieces))
+            .await;
+        if result
+            .as_ref()
+            .is_err_and(|failure| failure.code == "comm_p_mismatch")
+        {
+            // The server may have something else next time.
+            for file in fetched {
+                durable::remove(&file).map_err(|error| Failure::io("remove", &file, &error))?;
+            }
+        }
+        result
     }
 }
 

@@ -1,0 +1,61 @@
+//! What the core asks for: appends to the journal, and what to do once they are durable.
+
+use super::*;
+
+/// What to do once the append that it came with is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Have this executor run an attempt.
+    Dispatch(Box<Dispatch>),
+    /// Have this executor stop an attempt.
+    Stop {
+        /// The executor.
+        executor: String,
+        /// The attempt.
+        key: AttemptKey,
+    },
+    /// Ask this executor whether it still has an attempt from before a restart.
+    Attach {
+        /// The executor.
+        executor: String,
+        /// The attempt.
+        key: AttemptKey,
+        /// Its fence.
+        token: Token,
+    },
+}
+
+/// An attempt to hand to an executor; values that are not at hand are still to be fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// The executor.
+    pub executor: String,
+    /// Which attempt.
+    pub key: AttemptKey,
+    /// Its fence.
+    pub token: Token,
+    /// What the run is about.
+    pub subject: Subject,
+    /// The stage.
+    pub stage: StageName,
+    /// Its input.
+    pub input: BTreeMap<String, InputValue>,
+    /// What it may hold.
+    pub held: Resources,
+}
+
+/// An append, and what to do once it is durable.
+#[derive(Debug)]
+pub struct Transition {
+    /// What to commit; nothing when there is no change to remember.
+    pub append: Option<Append>,
+    /// What to do then.
+    pub effects: Vec<Effect>,
+}
+
+/// Why a step does not run, with numbers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Blocked {
+    /// The reason in one sentence.
+    pub reason: String,
+}

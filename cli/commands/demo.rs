@@ -11,6 +11,7 @@ use sealflow_engine::dispatcher::Handle;
 use sealflow_engine::durable;
 use sealflow_engine::event::By;
 use sealflow_engine::id::RunId;
+use sealflow_engine::run::RunStatus;
 use sealflow_stages::types::SealProof;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -227,7 +228,7 @@ async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::R
         match (seal, unseal) {
             (None, _) => return Ok((key, first + count, false)),
             (Some(seal), _) if !seal.is_final() => return Ok((key, first + count, true)),
-            (Some(seal), None) if seal == sealflow_engine::run::RunStatus::Succeeded => {
+            (Some(RunStatus::Succeeded), None) => {
                 return Ok((key, first + count, true));
             }
             (_, Some(unseal)) if !unseal.is_final() => return Ok((key, first + count, true)),
@@ -250,7 +251,7 @@ async fn start(
         .start_run(graph, found.text, params, Some(key), by())
         .await?;
     let row = handle.journal().run(&run).await?;
-    if row.is_some_and(|row| row.status == sealflow_engine::run::RunStatus::Paused) {
+    if row.is_some_and(|row| row.status == RunStatus::Paused) {
         // Whatever paused it, the user started the demo again to have it go on.
         handle.operate(&run, Verb::Resume, by()).await?;
     }

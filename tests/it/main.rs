@@ -1,5 +1,6 @@
 //! Black-box tests of the binary: one module for each promise to the user. They run real proofs of
 //! 2 KiB sectors with generated parameters, which are made once and kept in the user's cache folder.
+#![expect(clippy::unwrap_used, reason = "a broken expectation is a failed test")]
 
 mod api;
 mod bad_input;

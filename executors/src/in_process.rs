@@ -123,3 +123,129 @@ fn panicked(error: tokio::task::JoinError) -> Failure {
         format!("{text}; this is a bug of the stage, please report it"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use sealflow_engine::id::{RunId, StageName, StepName, Subject};
+    use sealflow_engine::resource::Resources;
+    use sealflow_engine::stage::{Claim, Outcome, Stage};
+    use serde::{Deserialize, Serialize};
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Input {
+        how: String,
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Output {}
+
+    struct Ends;
+
+    impl Stage for Ends {
+        const NAME: &'static str = "ends";
+        const VERSION: u32 = 1;
+        const SOURCE: &'static str = "//! Ends as it is told.";
+        const CLAIM: Claim = Claim::None;
+        type Input = Input;
+        type Output = Output;
+
+        fn costs(&self, _: &Value) -> Resources {
+            Resources::default()
+        }
+
+        async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+            match input.how.as_str() {
+                "panic" => panic!("it broke"),
+                "panic in a computation" => cx.blocking(|| panic!("it broke there")).await,
+                "stop" => {
+                    cx.cancel.cancelled().await;
+                    Err(Failure::transient("stopped", "asked to"))
+                }
+                _ => Ok(Outcome::Done(Output {})),
+            }
+        }
+    }
+
+    fn executor() -> InProcess {
+        let spec = ExecutorSpec {
+            name: "test".to_owned(),
+            stages: None,
+            capacity: Resources::default(),
+            slots: 1,
+        };
+        InProcess::new(
+            spec,
+            Arc::new(StageRegistry::default().with(Ends)),
+            Stores::default(),
+        )
+    }
+
+    fn job(how: &str) -> Job {
+        Job {
+            key: AttemptKey {
+                run: RunId::new(1, &[0; 10]),
+                step: StepName::new("ends").unwrap(),
+                visit: 1,
+                attempt: 1,
+            },
+            token: Token::new([1; 16]),
+            subject: Subject::new("x").unwrap(),
+            stage: StageName::new("ends").unwrap(),
+            input: json!({ "how": how }),
+            held: Resources::default(),
+        }
+    }
+
+    async fn end_of(how: &str, stop: bool) -> Result<Outcome<Value>, Failure> {
+        let (sender, mut reports) = mpsc::channel(8);
+        let executor = executor();
+        executor.start(job(how), Reports::new(sender.clone()));
+        // Starting the same attempt again changes nothing.
+        executor.start(job(how), Reports::new(sender));
+        if stop {
+            assert!(executor.attach(&job(how).key, &job(how).token, &Reports::new(mpsc::channel(1).0)));
+            executor.stop(&job(how).key);
+        }
+        let report = reports.recv().await.unwrap();
+        assert!(reports.recv().await.is_none(), "an attempt ends once");
+        match report.news {
+            News::Ended(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn panics_become_failures_and_nothing_else_breaks() {
+        for how in ["panic", "panic in a computation"] {
+            let failure = end_of(how, false).await.unwrap_err();
+            assert_eq!(failure.code, "panicked");
+            assert!(failure.message.contains("it broke"), "{failure}");
+        }
+        assert_eq!(end_of("well", false).await.unwrap(), Outcome::Done(json!({})));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_attempt_still_ends_with_one_report() {
+        assert_eq!(end_of("stop", true).await.unwrap_err().code, "stopped");
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_is_not_there_fails() {
+        let (sender, mut reports) = mpsc::channel(8);
+        let executor = executor();
+        let job = Job {
+            stage: StageName::new("other").unwrap(),
+            ..job("well")
+        };
+        executor.start(job, Reports::new(sender));
+        let News::Ended(Err(failure)) = reports.recv().await.unwrap().news else {
+            panic!("it ran")
+        };
+        assert_eq!(failure.code, "unknown_stage");
+    }
+}

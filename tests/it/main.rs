@@ -7,6 +7,7 @@ mod bad_input;
 mod crash;
 mod env;
 mod house;
+mod http_pieces;
 mod offline_seal;
 mod reference;
 mod workflow_files;

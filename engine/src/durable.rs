@@ -1,5 +1,5 @@
-//! Files that survive a power cut: written under a temporary name, made durable, then renamed. The one
-//! place in the workspace that knows the recipe.
+//! The recipe for files that survive a power cut: written under a temporary name, made durable, then
+//! renamed. Stores and the payload folder follow it with steps of their own between.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -226,8 +226,8 @@ impl StageContext {
     }
 }
 
-/// The failure of a panic, with its message where there is one.
-fn panicked(error: tokio::task::JoinError) -> Failure {
+/// The failure of a task that panicked, with its message where there is one.
+pub fn panicked(error: tokio::task::JoinError) -> Failure {
     let text = match error.try_into_panic() {
         Ok(payload) => panic_text(&*payload),
         Err(error) => error.to_string(),
@@ -239,7 +239,7 @@ fn panicked(error: tokio::task::JoinError) -> Failure {
 }
 
 /// The message of a caught panic.
-pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     payload
         .downcast_ref::<String>()
         .cloned()

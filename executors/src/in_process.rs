@@ -10,7 +10,7 @@ use sealflow_engine::artifact::Stores;
 use sealflow_engine::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
 use sealflow_engine::failure::Failure;
 use sealflow_engine::id::{AttemptKey, Token};
-use sealflow_engine::stage::{StageContext, StageRegistry, panic_text};
+use sealflow_engine::stage::{StageContext, StageRegistry, panicked};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -111,17 +111,6 @@ impl Executor for InProcess {
     fn attach(&self, key: &AttemptKey, _: &Token, _: &Reports) -> bool {
         locked(&self.running).contains_key(key)
     }
-}
-
-fn panicked(error: tokio::task::JoinError) -> Failure {
-    let text = match error.try_into_panic() {
-        Ok(payload) => panic_text(&*payload),
-        Err(error) => error.to_string(),
-    };
-    Failure::permanent(
-        "panicked",
-        format!("{text}; this is a bug of the stage, please report it"),
-    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! keeps what it holds until the computation returns.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sealflow_engine::artifact::Stores;
@@ -47,12 +48,11 @@ impl Executor for InProcess {
 
     fn start(&self, job: Job, reports: Reports) {
         let cancel = CancellationToken::new();
-        if locked(&self.running)
-            .insert(job.key.clone(), cancel.clone())
-            .is_some()
-        {
-            return;
-        }
+        match locked(&self.running).entry(job.key.clone()) {
+            // It runs already, with the token that stops it.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(cancel.clone()),
+        };
         let (running, registry, stores) = (self.running.clone(), self.registry.clone(), self.stores.clone());
         let span = tracing::info_span!("attempt", run = %job.key.run, step = %job.key.step, attempt = job.key.attempt);
         let task = async move {

@@ -144,7 +144,7 @@ fn no_run(text: &str) -> ApiError {
     ApiError(
         StatusCode::NOT_FOUND,
         "not_found",
-        format!("there is no run {text}; `sealflow run list` shows all"),
+        format!("there is no {text}; `sealflow run list` shows all"),
     )
 }
 
@@ -310,7 +310,7 @@ async fn run_verb(
         Ok(()) => Ok(Json(Started { run })),
         Err(RequestError::Refused(Refused::NoRun(id))) => match api.handle.journal().run(&id).await? {
             Some(row) => {
-                let text = format!("run {id} has ended ({})", row.status.as_str());
+                let text = format!("{id} has ended ({})", row.status.as_str());
                 Err(ApiError(StatusCode::CONFLICT, "refused", text))
             }
             None => Err(no_run(&run)),

@@ -456,7 +456,7 @@ pub(crate) fn verdict(run: &RunDetail) -> anyhow::Result<()> {
     }
     let reason = run.summary.reason.clone().unwrap_or_default();
     let text = format!(
-        "run {} is {}{}{reason}",
+        "{} is {}{}{reason}",
         run.summary.run,
         run.summary.status,
         if reason.is_empty() { "" } else { ": " }

@@ -39,7 +39,7 @@ pub enum Verb {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// There is no such run, or it has ended.
-    #[error("there is no open run {0}; `sealflow run list` shows all")]
+    #[error("{0} is not an open run; `sealflow run list` shows all")]
     NoRun(RunId),
     /// The parameters do not fit the workflow.
     #[error("{0}")]
@@ -58,7 +58,7 @@ pub enum Refused {
     #[error("{0}")]
     State(String),
     /// The run cannot go on because its journal contradicts itself.
-    #[error("run {run} is set aside: {why}; `sealflow store check` says more")]
+    #[error("{run} is set aside: {why}; `sealflow store check` says more")]
     Damaged {
         /// The run.
         run: RunId,
@@ -266,12 +266,7 @@ impl Core {
         if status.is_final() {
             return Err(Refused::NoRun(run.clone()));
         }
-        let wrong = |what: &str| {
-            Err(Refused::State(format!(
-                "run {run} is {}: {what}",
-                status.as_str()
-            )))
-        };
+        let wrong = |what: &str| Err(Refused::State(format!("{run} is {}: {what}", status.as_str())));
         let mut events = Vec::new();
         let mut redo = None;
         match verb {

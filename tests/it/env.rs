@@ -82,13 +82,16 @@ impl Home {
             .open(self.path().join("daemon.log"))
             .unwrap();
         let mut child = command.stderr(log).spawn().unwrap();
-        let url = self.path().join("daemon.json");
+        let listening = self.path().join("daemon.json");
         let mut ended = false;
         wait_for("the daemon", || {
             ended = child.try_wait().unwrap().is_some();
-            let answers =
-                || std::fs::read_to_string(&url).is_ok_and(|text| text.contains(&child.id().to_string()));
-            ended || answers()
+            let answers = || {
+                let text = std::fs::read(&listening).ok()?;
+                let file: Value = serde_json::from_slice(&text).ok()?;
+                (file["pid"] == child.id()).then_some(())
+            };
+            ended || answers().is_some()
         });
         (Daemon { child }, ended)
     }
@@ -142,6 +145,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// As `kill -9` does.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::env::{Home, step, wait_for};
+use crate::env::{Home, step, wait_for, wait_hours_for};
 
 /// Everything of sealing except the proof that takes a minute.
 const WITHOUT_C2: &str = r#"
@@ -231,7 +231,7 @@ pub(crate) fn pc1_goes_on_behind_its_last_layer(proof_type: &str) {
     let written = std::fs::metadata(&layer).unwrap().modified().unwrap();
 
     let daemon = home.daemon();
-    wait_for("the end of PC1", || {
+    wait_hours_for("the end of PC1", || {
         step(&home.json(&["run", "show", &run, "--json"]), "pc1")["status"] == "succeeded"
     });
     // PC2 may end at any time now, but the layers stay until finalize.
@@ -244,7 +244,7 @@ pub(crate) fn pc1_goes_on_behind_its_last_layer(proof_type: &str) {
             "the first layer was written again"
         );
     }
-    wait_for("the end of the run", || home.status(&run) == "succeeded");
+    wait_hours_for("the end of the run", || home.status(&run) == "succeeded");
     daemon.stop();
     nothing_was_done_twice(&home, &run);
     home.check_store();

@@ -182,10 +182,19 @@ impl Drop for Daemon {
 }
 
 /// Waits for something that must come; the limit only keeps a broken test from hanging.
-pub(crate) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, there: impl FnMut() -> bool) {
+    wait_at_most(Duration::from_secs(600), what, there);
+}
+
+/// The same for what takes long on a busy machine.
+pub(crate) fn wait_hours_for(what: &str, there: impl FnMut() -> bool) {
+    wait_at_most(Duration::from_secs(6 * 3600), what, there);
+}
+
+fn wait_at_most(limit: Duration, what: &str, mut there: impl FnMut() -> bool) {
     let start = Instant::now();
     while !there() {
-        assert!(start.elapsed() < Duration::from_secs(600), "{what} did not come");
+        assert!(start.elapsed() < limit, "{what} did not come");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -8,7 +8,7 @@ use sealflow_engine::testing::{SampleRun, commit};
 use tempfile::TempDir;
 
 use super::super::{OpenOptions, SurrealJournal, check};
-use super::open;
+use super::{open, url};
 
 /// Tells the test's process that it is to die, and in which folder.
 const FOLDER: &str = "SEALFLOW_TEST_DIE_IN";
@@ -88,7 +88,7 @@ async fn live_until(folder: &std::path::Path, plan: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_that_does_not_fit_is_refused_and_stops_the_writer() {
     let folder = TempDir::new().unwrap();
-    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let url = url(folder.path());
     let options = || OpenOptions {
         memtable_bytes: 1 << 20,
         ..OpenOptions::new(folder.path().join("payloads"))

@@ -1,4 +1,7 @@
 //! The journal obeys the law of journals on every store, and refuses what it must not open.
+//!
+//! On disk that is SurrealKV; `SEALFLOW_TEST_STORE=rocksdb`, with the feature of that name, does the same
+//! on RocksDB. A server is tested if `SEALFLOW_TEST_SERVER` is its URL: its database `sealflow` is removed.
 
 mod crash;
 mod opening;
@@ -11,13 +14,19 @@ use sealflow_engine::testing::journal_suite;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
+use super::record::object;
 use super::write::Writer;
-use super::{OpenOptions, SurrealJournal, schema};
+use super::{Credentials, OpenOptions, SurrealJournal, schema};
+
+/// The URL of a journal in a directory.
+fn url(folder: &Path) -> String {
+    let scheme = std::env::var("SEALFLOW_TEST_STORE").unwrap_or_else(|_| "surrealkv".to_owned());
+    format!("{scheme}://{}", folder.join("journal").display())
+}
 
 /// A journal in a directory.
 async fn open(folder: &Path) -> SurrealJournal {
-    let url = format!("surrealkv://{}", folder.join("journal").display());
-    SurrealJournal::open(&url, OpenOptions::new(folder.join("payloads")))
+    SurrealJournal::open(&url(folder), OpenOptions::new(folder.join("payloads")))
         .await
         .unwrap()
 }
@@ -54,4 +63,26 @@ async fn obeys_the_law_on_disk() {
         open(&folder.path().join(count.get().to_string())).await
     };
     journal_suite(fresh, successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn obeys_the_law_on_a_server() {
+    let Ok(server) = std::env::var("SEALFLOW_TEST_SERVER") else {
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let payloads = folder.path();
+    let log_in = || {
+        let (user, password) = ("root".to_owned(), "root".to_owned());
+        OpenOptions::new(payloads).credentials(Credentials::Password { user, password })
+    };
+    let fresh = async || {
+        let old = SurrealJournal::open(&server, log_in()).await.unwrap();
+        let removed = old.client.query("REMOVE DATABASE sealflow", object([])).await;
+        removed.unwrap().check().unwrap();
+        SurrealJournal::open(&server, log_in()).await.unwrap()
+    };
+    // A daemon of its own, with a connection of its own.
+    let other = async |_: &SurrealJournal| SurrealJournal::open(&server, log_in()).await.unwrap();
+    journal_suite(fresh, other).await;
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::super::record::{number, object};
 use super::super::{OpenError, OpenOptions, SurrealJournal};
-use super::open;
+use super::{open, url};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reopens_after_close_and_after_drop() {
@@ -38,7 +38,7 @@ async fn reopens_after_close_and_after_drop() {
 async fn directory_is_for_one() {
     let folder = TempDir::new().unwrap();
     let first = open(folder.path()).await;
-    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let url = url(folder.path());
     for options in [
         OpenOptions::new(folder.path()),
         OpenOptions::new(folder.path()).read_only(),
@@ -58,7 +58,7 @@ async fn directory_is_for_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_creates_and_fences_nothing() {
     let folder = TempDir::new().unwrap();
-    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let url = url(folder.path());
     let options = || OpenOptions::new(folder.path().join("payloads")).read_only();
     let error = SurrealJournal::open(&url, options()).await.unwrap_err();
     assert!(matches!(error, OpenError::Missing { .. }), "{error}");
@@ -84,7 +84,7 @@ async fn reading_creates_and_fences_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn newer_and_strange_schemas_are_left_alone() {
     let folder = TempDir::new().unwrap();
-    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let url = url(folder.path());
     for (change, expected) in [
         (
             "UPDATE meta:schema SET version = 2",
@@ -130,7 +130,7 @@ async fn garbage_is_refused_in_words() {
         spoiled += 1;
     }
     assert!(spoiled > 0);
-    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let url = url(folder.path());
     let error = SurrealJournal::open(&url, OpenOptions::new(folder.path()))
         .await
         .unwrap_err()

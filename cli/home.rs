@@ -104,7 +104,7 @@ impl Home {
         Ok(text.trim().to_owned())
     }
 
-    /// Where the daemon said that it listens; it may be gone.
+    /// Where a daemon said that it listens. Only the process that holds the home now is to be believed.
     pub(crate) fn listening(&self) -> Option<Listening> {
         serde_json::from_slice(&fs::read(self.listening_file()).ok()?).ok()
     }

@@ -33,6 +33,16 @@ pub(crate) fn json_line<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// A number of things: `1 step`, `2 steps`, `2 entries`.
+pub(crate) fn count(n: impl TryInto<u64>, thing: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    match thing.strip_suffix('y') {
+        _ if n == 1 => format!("1 {thing}"),
+        Some(stem) => format!("{n} {stem}ies"),
+        None => format!("{n} {thing}s"),
+    }
+}
+
 /// Tells the user something beside the data.
 pub(crate) fn note(text: &str) {
     to_stderr(text);

@@ -13,7 +13,7 @@ use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::stage::StageRegistry;
 use sealflow_executors::InProcess;
-use sealflow_storage::journal::{Credentials, OpenError, OpenOptions, SurrealJournal};
+use sealflow_storage::journal::{Credentials, DirectoryLock, OpenError, OpenOptions, SurrealJournal};
 use sealflow_storage::store::FilesystemStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -74,33 +74,42 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
             password,
         });
     }
-    match open_patiently(&url, &options).await {
-        Ok(journal) => Ok(Arc::new(journal)),
-        Err(error @ OpenError::Locked { .. }) => {
-            let hint = "stop that process, or use another --home; `sealflow run list` asks a running daemon";
-            Err(CliError::new(Kind::InUse, error.to_string()).hint(hint).into())
-        }
-        Err(error) => Err(anyhow::Error::new(error).context("cannot open the journal")),
-    }
+    let opened = patiently(|| SurrealJournal::open(&url, options.clone())).await;
+    opened
+        .map(Arc::new)
+        .map_err(|error| unopened(error, "the journal"))
 }
 
-/// A process that was killed in the middle of a proof takes a moment to end, and holds the lock until
+/// A process that was killed in the middle of a proof takes a moment to end, and holds its locks until
 /// then.
-async fn open_patiently(url: &str, options: &OpenOptions) -> Result<SurrealJournal, OpenError> {
+async fn patiently<T>(take: impl AsyncFn() -> Result<T, OpenError>) -> Result<T, OpenError> {
     const TRIES: u32 = 12;
     for _ in 0..TRIES {
-        match SurrealJournal::open(url, options.clone()).await {
-            Err(OpenError::Locked { .. }) => tokio::time::sleep(std::time::Duration::from_millis(250)).await,
+        match take().await {
+            Err(OpenError::Locked { .. }) => tokio::time::sleep(PATIENCE).await,
             other => return other,
         }
     }
-    SurrealJournal::open(url, options.clone()).await
+    take().await
+}
+
+/// How long to wait before a lock is tried again.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
+
+fn unopened(error: OpenError, what: &str) -> anyhow::Error {
+    if matches!(error, OpenError::Locked { .. }) {
+        let hint = "stop that process, or use another --home; `sealflow run list` asks a running daemon";
+        return CliError::new(Kind::InUse, error.to_string()).hint(hint).into();
+    }
+    anyhow::Error::new(error).context(format!("cannot open {what}"))
 }
 
 /// An engine that runs.
 pub(crate) struct Engine {
     pub(crate) handle: Handle,
     pub(crate) journal: Arc<SurrealJournal>,
+    /// Tells others that this home is looked after. Also where the journal is on a server.
+    _lock: DirectoryLock,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), JournalError>>,
 }
@@ -109,6 +118,10 @@ impl Engine {
     /// Opens the home and starts what its journal says is under way.
     pub(crate) async fn start(cx: &Context) -> anyhow::Result<Self> {
         cx.home.prepare()?;
+        let lock = patiently(async || DirectoryLock::take(cx.home.root())).await;
+        let lock = lock.map_err(|error| unopened(error, "the data directory"))?;
+        // Of a daemon that was killed.
+        cx.home.set_listening(None)?;
         let journal = journal(cx, true).await?;
         let registry = registry(cx);
         let stores = stores(cx)?;
@@ -129,6 +142,7 @@ impl Engine {
         Ok(Self {
             handle,
             journal,
+            _lock: lock,
             shutdown,
             task,
         })

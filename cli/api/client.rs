@@ -1,21 +1,31 @@
 //! The commands' side of the API, and where they read when no daemon runs: from the store itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, RunFilter};
-use sealflow_storage::journal::SurrealJournal;
+use sealflow_storage::journal::{DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Health, Problem, StartRequest, Started, VerbRequest};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
+use crate::home::Listening;
 use crate::view::{self, EntryView, RunDetail, RunSummary};
 use crate::wire;
+
+/// How long a daemon may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long it may take to say that it is there: the machine may be busy with a proof.
+const HELLO: Duration = Duration::from_secs(20);
+/// How long it may take to answer anything else. A request that waits for something sets its own limit.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long one that holds the home but does not listen is looked for: it starts or ends just now.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// A connection to the daemon of a home.
 pub(crate) struct Client {
@@ -25,34 +35,54 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Finds the daemon of the home; nothing if none answers.
+    /// Finds the daemon of the home; nothing if none runs. That is told by the lock on the home, which
+    /// ends with its holder: the file alone may name a port that is somebody else's by now.
+    ///
+    /// # Errors
+    /// A process holds the home but does not answer.
     pub(crate) async fn find(cx: &Context) -> anyhow::Result<Option<Self>> {
-        let Some(listening) = cx.home.listening() else {
-            return Ok(None);
-        };
+        let begun = Instant::now();
+        loop {
+            let Some(holder) = DirectoryLock::holder(cx.home.root())? else {
+                return Ok(None);
+            };
+            let said = cx.home.listening().filter(|said| said.pid.to_string() == holder);
+            let why = match said {
+                Some(Listening { url, .. }) => {
+                    let client = Self::new(url, cx.home.token()?)?;
+                    match client.hello().await {
+                        Ok(()) => return Ok(Some(client)),
+                        Err(error) if error.is::<CliError>() => return Err(error),
+                        Err(error) => format!("{error:#}"),
+                    }
+                }
+                None => "it does not listen (a `demo`, or a daemon that starts or ends)".to_owned(),
+            };
+            if begun.elapsed() > SETTLING {
+                let home = cx.home.root().display();
+                let text = format!("process {holder} has {home} open, but cannot be asked: {why}");
+                let hint = "wait until it has ended, or stop it, and try again";
+                return Err(CliError::new(Kind::InUse, text).hint(hint).into());
+            }
+            tokio::time::sleep(wire::PATIENCE).await;
+        }
+    }
+
+    fn new(url: String, token: String) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .connect_timeout(Duration::from_secs(2))
+            .connect_timeout(CONNECT)
+            .timeout(ANSWER)
             .build()?;
-        let client = Self {
-            http,
-            url: listening.url,
-            token: cx.home.token()?,
-        };
-        match client
-            .call::<(), Health>(Method::GET, "/api/v1/health", None)
+        Ok(Self { http, url, token })
+    }
+
+    async fn hello(&self) -> anyhow::Result<()> {
+        let answer = self.call::<(), Health>(Method::GET, "/api/v1/health", None);
+        tokio::time::timeout(HELLO, answer)
             .await
-        {
-            Ok(_) => Ok(Some(client)),
-            Err(error)
-                if error
-                    .chain()
-                    .any(|cause| cause.downcast_ref::<reqwest::Error>().is_some()) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+            .with_context(|| format!("the daemon at {} does not answer", self.url))?
+            .map(drop)
     }
 
     /// The daemon of the home.

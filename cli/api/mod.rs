@@ -1,6 +1,7 @@
 //! The daemon's JSON over HTTP, described by OpenAPI, and its client. People and programs use the same.
 
 mod client;
+mod extract;
 mod server;
 
 pub(crate) use client::{Client, Source};

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +19,7 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::extract::{Json, Path, Query};
 use super::{ByRequest, ExecutorView, Health, Problem, StartRequest, Started, VerbRequest};
 use crate::builtin;
 use crate::view::{self, EntryView, RunDetail, RunSummary};
@@ -73,6 +73,7 @@ pub(crate) async fn serve(
     let (router, _) = router().split_for_parts();
     let router = router
         .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
         .layer(middleware::from_fn_with_state(api.clone(), authorize))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(api);
@@ -97,7 +98,13 @@ async fn unknown_path() -> ApiError {
     ApiError(StatusCode::NOT_FOUND, "not_found", text.to_owned())
 }
 
-struct ApiError(StatusCode, &'static str, String);
+async fn unknown_method() -> ApiError {
+    let text = "this path has no such method; GET /api/v1/openapi.json describes all";
+    ApiError(StatusCode::METHOD_NOT_ALLOWED, "bad_request", text.to_owned())
+}
+
+/// What every refusal is answered with: a status, and a [`Problem`].
+pub(super) struct ApiError(pub(super) StatusCode, pub(super) &'static str, pub(super) String);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::api::{ByRequest, Client, Source, StartRequest, VerbRequest};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
-use crate::view::{RunDetail, RunSummary};
+use crate::view::{self, RunDetail, RunSummary};
 use crate::{builtin, draw, output, wire};
 
 /// Start runs, look at them, and tell them what to do
@@ -547,9 +547,11 @@ fn log_line(at: &str, event: &Value) -> String {
         if matches!(name.as_str(), "event" | "token" | "graph") {
             continue;
         }
-        let text = match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let text = match (value, &value["at"]) {
+            (Value::String(text), _) => text.clone(),
+            // What a step waits for is a time.
+            (_, Value::Number(at)) if name == "wake" => view::time(at.as_u64().unwrap_or_default()),
+            (other, _) => other.to_string(),
         };
         let short: String = text.chars().take(200).collect();
         let dots = if short.len() < text.len() { "…" } else { "" };
@@ -562,6 +564,15 @@ fn log_line(at: &str, event: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn times_in_logs_are_for_people() {
+        let event = json!({"event": "step_waiting", "step": "pc1", "wake": {"at": 1_790_000_000_000_u64}});
+        let line = log_line("now", &event);
+        assert!(line.ends_with("wake=2026-09-21T14:13:20.000Z"), "{line}");
+        let event = json!({"event": "step_waiting", "step": "pc1", "wake": {"signal": "go"}});
+        assert!(log_line("now", &event).ends_with(r#"wake={"signal":"go"}"#));
+    }
 
     #[test]
     fn params_are_json_or_text() {

@@ -57,11 +57,8 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             if report.problems.is_empty() {
                 return Ok(());
             }
-            let text = format!(
-                "{} problems in {}",
-                report.problems.len(),
-                cx.home.root().display()
-            );
+            let problems = output::count(report.problems.len(), "problem");
+            let text = format!("{problems} in {}", cx.home.root().display());
             let hint = "keep a copy of the data directory; an earlier export can be imported into a new one";
             Err(CliError::new(Kind::CheckFailed, text).hint(hint).into())
         }
@@ -106,16 +103,32 @@ fn amount(done: Transferred) -> String {
         graphs,
         payloads,
     } = done;
-    format!("{runs} runs, {entries} entries, {graphs} graphs, {payloads} payloads")
+    counts(&[
+        (runs, "run"),
+        (entries, "entry"),
+        (graphs, "graph"),
+        (payloads, "payload"),
+    ])
+}
+
+fn counts(all: &[(u64, &str)]) -> String {
+    let all: Vec<_> = all.iter().map(|(n, thing)| output::count(*n, thing)).collect();
+    all.join(", ")
 }
 
 /// What a check found, for people.
 fn text(report: &CheckReport) -> String {
     let c = &report.checked;
-    let mut lines = vec![format!(
-        "checked {} runs, {} entries, {} steps, {} graphs, {} keys, {} artifacts, {} payloads",
-        c.runs, c.entries, c.steps, c.graphs, c.keys, c.artifacts, c.payloads
-    )];
+    let all = [
+        (c.runs, "run"),
+        (c.entries, "entry"),
+        (c.steps, "step"),
+        (c.graphs, "graph"),
+        (c.keys, "key"),
+        (c.artifacts, "artifact"),
+        (c.payloads, "payload"),
+    ];
+    let mut lines = vec![format!("checked {}", counts(&all))];
     for problem in &report.problems {
         let run = problem
             .run

@@ -151,10 +151,10 @@ fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
         if let (Some(graph), false) = (graph, json) {
             let data = graph.data();
             output::note(&format!(
-                "{} is right: workflow `{}`, {} steps",
+                "{} is right: workflow `{}`, {}",
                 found.label,
                 data.name,
-                data.steps.len()
+                output::count(data.steps.len(), "step")
             ));
         }
     }
@@ -164,10 +164,5 @@ fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {
     if errors == 0 {
         return Ok(());
     }
-    let text = if errors == 1 {
-        "1 error".to_owned()
-    } else {
-        format!("{errors} errors")
-    };
-    Err(CliError::new(Kind::Config, text).into())
+    Err(CliError::new(Kind::Config, output::count(errors, "error")).into())
 }

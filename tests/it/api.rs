@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::env::Home;
+use crate::env::{Home, Outcome};
 
 /// One request over HTTP, as any program could send it.
 fn request(home: &Home, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, Value) {
@@ -74,10 +74,25 @@ fn the_api_needs_the_token_and_describes_itself() {
         (400, Some("bad_request")),
         "{problem}"
     );
-    let (status, _) = request(&home, "POST", "/api/v1/runs", Some(&token), "{");
-    assert_eq!(status, 400);
-    let (status, _) = request(&home, "GET", "/api/v1/runs/nonsense", Some(&token), "");
-    assert_eq!(status, 400);
+    let long = format!("{{\"source\": \"{}\"}}", " ".repeat(5 << 20));
+    for (method, path, body, wanted) in [
+        ("POST", "/api/v1/runs", "{", 400),
+        ("POST", "/api/v1/runs", "{\"speed\": 1}", 422),
+        ("POST", "/api/v1/runs", &long, 413),
+        ("GET", "/api/v1/runs/nonsense", "", 400),
+        ("GET", "/api/v1/runs/%FF", "", 400),
+        ("GET", "/api/v1/runs?speed=1", "", 400),
+        ("GET", "/api/v1/runs?limit=x", "", 400),
+        ("DELETE", "/api/v1/runs", "", 405),
+        ("GET", "/api/v2/runs", "", 404),
+    ] {
+        let (status, problem) = request(&home, method, path, Some(&token), body);
+        assert_eq!(status, wanted, "{method} {path}: {problem}");
+        assert!(
+            problem["code"].is_string() && problem["message"].is_string(),
+            "{method} {path}: {problem}"
+        );
+    }
     assert!(!home.daemon_log().contains(&token), "the token is in the log");
     daemon.stop();
 }
@@ -118,4 +133,47 @@ fn reads_work_without_a_daemon_and_the_history_moves() {
     let again = other.run(&["store", "import", file.to_str().unwrap()]);
     assert_ne!(again.code, 0);
     assert!(again.stderr.contains("not empty"), "{again:?}");
+}
+
+/// A daemon was killed, and its port is another program's now.
+#[test]
+fn the_token_goes_to_no_stranger() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    daemon.kill();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let file = serde_json::json!({
+        "url": format!("http://{}", stranger.local_addr().unwrap()),
+        "pid": 1,
+    });
+    std::fs::write(home.path().join("daemon.json"), file.to_string()).unwrap();
+    let refused = home.run(&["run", "resume", "latest"]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.stderr.contains("no daemon runs"), "{refused:?}");
+    assert_eq!(home.json(&["run", "list", "--json"]), serde_json::json!([]));
+    assert!(stranger.accept().is_err(), "somebody came");
+
+    // One that holds the home but does not listen is said to be there.
+    let held = sealflow_storage::journal::DirectoryLock::take(home.path()).unwrap();
+    let refused = home.run(&["run", "resume", "latest"]);
+    assert_eq!(refused.code, 8, "{refused:?}");
+    let holder = format!("process {}", std::process::id());
+    assert!(refused.stderr.contains(&holder), "{refused:?}");
+    let refused = home.run(&["daemon"]);
+    assert_eq!(refused.code, 8, "{refused:?}");
+    drop(held);
+    home.daemon().stop();
+}
+
+#[test]
+fn a_clean_stop_says_nothing_wrong() {
+    let home = Home::new();
+    let daemon = home.daemon_with(&[("SEALFLOW_LOG", "warn,surrealdb=error")]);
+    daemon.stop();
+    assert!(!home.daemon_log().contains("WARN"), "{}", home.daemon_log());
+    let mut list = home.command(&["run", "list"]);
+    let list = Outcome::of(list.env("SEALFLOW_LOG", "warn,surrealdb=error").output().unwrap());
+    assert!(!list.stderr.contains("WARN"), "{list:?}");
+    assert!(!home.path().join("daemon.json").exists());
 }

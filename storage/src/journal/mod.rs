@@ -34,11 +34,11 @@ pub use self::check::{CheckReport, Checked, Problem, check};
 pub use self::error::OpenError;
 pub use self::export::{EXPORT_FORMAT, TransferError, Transferred, export};
 pub use self::import::import;
+pub use self::lock::DirectoryLock;
 pub use self::options::{Credentials, OpenOptions};
 pub use self::schema::SCHEMA_VERSION;
 
 use self::client::Client;
-use self::lock::DirectoryLock;
 use self::payload::PayloadFolder;
 use self::write::Writer;
 

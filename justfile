@@ -26,13 +26,21 @@ ci:
 mutants:
     tests/mutants/run.sh
 
-# Kill the demo N times by the clock and check that it always resumes (about a minute a kill)
+# Kill the demo N times by the clock and check that it always resumes (some seconds a kill)
 long-kills N="50":
     SEALFLOW_KILLS={{N}} cargo test --release --workspace --test it -- --nocapture kills_by_the_clock
 
 # A 512 MiB sector through PC2, killed once in PC1's second layer (about half an hour)
 long-512mib:
     cargo test --release --workspace --test it -- --ignored --nocapture a_512_mib_sector
+
+# The journal's tests on RocksDB; needs a C++ compiler and libclang, and builds the database again
+long-rocksdb:
+    SEALFLOW_TEST_STORE=rocksdb cargo test --release --workspace --features rocksdb --lib journal::
+
+# The law of journals on a SurrealDB server (user root, password root); removes its database `sealflow`
+long-remote URL:
+    SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --lib obeys_the_law_on_a_server
 
 # Our parameter generator against the library's own
 bench-params:
@@ -41,3 +49,7 @@ bench-params:
 # What one transaction costs
 bench-journal:
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/row_budget"
+
+# What a start and lists cost with many open runs
+bench-runs N="10000":
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/many_runs" {{N}}

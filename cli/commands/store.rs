@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use sealflow_engine::durable;
-use sealflow_storage::journal::{CheckReport, Transferred, check, export, import};
+use sealflow_engine::journal::JournalError;
+use sealflow_storage::journal::{CheckReport, Transferred, check, check_files, export, import};
 
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
@@ -24,8 +25,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say whether every invariant that can be seen in the store holds
+    /// Say whether every invariant that can be seen in the store holds, and its artifacts are there
     Check {
+        /// Read every stored file too, and compare its checksum
+        #[arg(long)]
+        deep: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -44,9 +48,15 @@ enum Command {
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Check { json } => {
+        Command::Check { deep, json } => {
+            let stores = wire::stores(cx)?;
             let journal = wire::journal(cx, false).await?;
-            let report = check(&journal).await;
+            let report = async {
+                let mut report = check(&journal).await?;
+                check_files(&journal, &stores, deep, &mut report).await?;
+                Ok::<_, JournalError>(report)
+            };
+            let report = report.await;
             journal.close().await?;
             let report = report?;
             if json {
@@ -127,6 +137,7 @@ fn text(report: &CheckReport) -> String {
         (c.keys, "key"),
         (c.artifacts, "artifact"),
         (c.payloads, "payload"),
+        (c.files, "stored file"),
     ];
     let mut lines = vec![format!("checked {}", counts(&all))];
     for problem in &report.problems {

@@ -16,8 +16,9 @@ use crate::event::{By, Entry, Output};
 use crate::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Token};
-use crate::journal::{Batch, Journal, JournalError};
+use crate::journal::{Batch, Journal, JournalError, OpenRun};
 use crate::resource::Resources;
+use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
@@ -193,6 +194,8 @@ pub struct Parts {
 /// How many requests and reports may queue: enough that no sender waits in normal work, few enough
 /// that memory stays bounded when the journal is slow.
 const QUEUE: usize = 4096;
+/// Runs that a start reads at once.
+const TAKEN_UP: u32 = 500;
 
 /// How often wall-clock timers are looked at: the wall clock may jump.
 const WALL_CHECK: Duration = Duration::from_secs(5);
@@ -209,10 +212,16 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         .collect();
     let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
     let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
-    for row in parts.journal.open_runs().await? {
-        match replay(&*parts.journal, &row.run, &row.graph, &mut graphs).await? {
-            Ok(state) => core.restore(state, parts.clock.now()),
-            Err(why) => core.set_aside(&row, why),
+    let mut last = None;
+    loop {
+        let page = parts.journal.open_histories(last.as_ref(), TAKEN_UP).await?;
+        let Some(open) = page.last() else { break };
+        last = Some(open.row.run.clone());
+        for OpenRun { row, entries } in page {
+            match replay(&*parts.journal, &row, entries, &mut graphs).await? {
+                Ok(state) => core.restore(state, parts.clock.now()),
+                Err(why) => core.set_aside(&row, why),
+            }
         }
     }
     let (requests_in, requests) = mpsc::channel(QUEUE);
@@ -250,10 +259,11 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
 /// Folds the journal of one run. What is wrong with this run alone is no error of the whole.
 async fn replay(
     journal: &dyn Journal,
-    run: &RunId,
-    hash: &str,
+    row: &RunRow,
+    entries: Result<Vec<Entry>, String>,
     graphs: &mut HashMap<String, Arc<Graph>>,
 ) -> Result<Result<RunState, String>, JournalError> {
+    let hash = row.graph.as_str();
     if !graphs.contains_key(hash) {
         let Some(stored) = journal.graph(hash).await? else {
             return Ok(Err(format!(
@@ -265,12 +275,9 @@ async fn replay(
             Err(why) => return Ok(Err(format!("its graph cannot be read: {why}"))),
         };
     }
-    let entries = match all_entries(journal, run).await {
-        Ok(entries) => entries,
-        Err(JournalError::Corrupt(why)) => return Ok(Err(why)),
-        Err(error) => return Err(error),
-    };
-    Ok(RunState::fold(run, &graphs[hash], &entries).map_err(|error| error.to_string()))
+    Ok(entries.and_then(|entries| {
+        RunState::fold(&row.run, &graphs[hash], &entries).map_err(|error| error.to_string())
+    }))
 }
 
 /// All entries of a run, read in pieces.

@@ -47,16 +47,30 @@ pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
     sync_dir(folder.unwrap_or(Path::new(".")))
 }
 
+/// Makes a folder and all above it that are not there, durably.
+///
+/// # Errors
+/// The system refuses.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    make_dir(above)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(above),
+    }
+}
+
 /// Writes a small file whole.
 ///
 /// # Errors
 /// The system refuses; the old file, if there was one, is still there.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = temporary(path);
-    let mut file = File::create(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
+    File::create(&partial)?.write_all(bytes)?;
     publish(&partial, path)
 }
 

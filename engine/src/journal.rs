@@ -110,6 +110,16 @@ impl Batch {
                 return Err(JournalError::Corrupt(what));
             }
         }
+        for (run, (before, row)) in &self.runs {
+            if *before == 0
+                && let Some(key) = &row.key
+                && self.keys.get(key) != Some(run)
+            {
+                let what =
+                    format!("{run} was to be started under the key `{key}`, as another run of the batch");
+                return Err(JournalError::Corrupt(what));
+            }
+        }
         let mut owners = self.steps.keys().map(|(run, _)| run).chain(self.keys.values());
         match owners.find(|run| !self.runs.contains_key(*run)) {
             Some(run) => Err(JournalError::Corrupt(format!(
@@ -163,6 +173,15 @@ pub enum JournalError {
     Store(String),
 }
 
+/// A run that a start takes up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenRun {
+    /// Its row.
+    pub row: RunRow,
+    /// All its entries, or why they cannot be read.
+    pub entries: Result<Vec<Entry>, String>,
+}
+
 /// A future that the journal returns.
 pub type JournalFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, JournalError>> + Send + 'a>>;
 
@@ -212,6 +231,25 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Runs that have not ended, or have attempts that have not.
     fn open_runs(&self) -> JournalFuture<'_, Vec<RunRow>>;
+
+    /// Open runs with their entries: at most `limit` of those that come after `after`, in order. A run
+    /// that cannot be read keeps no other from being read.
+    fn open_histories<'a>(&'a self, after: Option<&'a RunId>, limit: u32) -> JournalFuture<'a, Vec<OpenRun>> {
+        Box::pin(async move {
+            let mut open = Vec::new();
+            let rows = self.open_runs().await?.into_iter();
+            let rows = rows.filter(|row| after.is_none_or(|after| row.run > *after));
+            for row in rows.take(limit as usize) {
+                let entries = match self.entries(&row.run, 1, u32::MAX).await {
+                    Ok(entries) => Ok(entries),
+                    Err(JournalError::Corrupt(why)) => Err(why),
+                    Err(error) => return Err(error),
+                };
+                open.push(OpenRun { row, entries });
+            }
+            Ok(open)
+        })
+    }
 
     /// The rows of the steps of a run that ever changed, in the order of the graph.
     fn steps<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Vec<StepRow>>;

@@ -61,6 +61,30 @@ fn a_file_is_sealed_verified_and_unsealed() {
     home.check_store();
 
     a_range_of_the_piece_comes_back(&home, file, shown["subject"].as_str().unwrap());
+    lost_and_damaged_artifacts_are_found(&home, &sector);
+}
+
+/// By size, and with `--deep` by content.
+fn lost_and_damaged_artifacts_are_found(home: &Home, sector: &str) {
+    let path = home.path().join("store/sealed").join(sector);
+    let good = std::fs::read(&path).unwrap();
+    let check = |args: &[&str], code: i32, text: &str| {
+        let outcome = home.run(&[&["store", "check"], args].concat());
+        assert_eq!(outcome.code, code, "{outcome:?}");
+        assert!(outcome.stdout.contains(text), "{outcome:?}");
+    };
+    check(&["--deep"], 0, "every invariant holds");
+    let mut flipped = good.clone();
+    flipped[1000] ^= 1;
+    std::fs::write(&path, &flipped).unwrap();
+    check(&[], 0, "every invariant holds");
+    check(&["--deep"], 7, "damaged");
+    std::fs::write(&path, &good[1..]).unwrap();
+    check(&[], 7, "it has 2047 bytes instead of 2048");
+    std::fs::remove_file(&path).unwrap();
+    check(&[], 7, "has nothing under");
+    std::fs::write(&path, good).unwrap();
+    check(&["--deep"], 0, "every invariant holds");
 }
 
 /// A part of a piece that begins and ends in the middle of the library's groups of 127 bytes.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::sample::{SampleRun, signal};
 use crate::event::{By, Event, PauseReason};
 use crate::id::{RunId, Subject, WorkflowName};
-use crate::journal::{Append, Batch, Journal, JournalError, RunFilter};
+use crate::journal::{Append, Batch, Journal, JournalError, OpenRun, RunFilter};
 use crate::rows::{RunRow, StepRow, run_row, step_row};
 use crate::run::RunStatus;
 use crate::workflow::StepIx;
@@ -28,6 +28,7 @@ pub async fn journal_suite<J: Journal>(fresh: impl AsyncFn() -> J, successor: im
     taken_numbers_are_refused(&fresh().await).await;
     filters_limit_and_order(&fresh().await).await;
     entries_come_in_pieces(&fresh().await).await;
+    open_runs_come_with_their_entries(&fresh().await).await;
     reads_see_what_was_committed(&fresh().await).await;
     payloads_come_back(&fresh().await).await;
     let (first, second) = {
@@ -284,7 +285,10 @@ async fn batches_must_agree_with_themselves(journal: &impl Journal) {
     let mut rowless = Batch::default();
     rowless.push(skipped);
     rowless.entries.clear();
-    for batch in [gap, ownerless, rowless] {
+    let mut same_key = Batch::default();
+    same_key.push(SampleRun::start(2, Some("key")).1);
+    same_key.push(SampleRun::start(3, Some("key")).1);
+    for batch in [gap, ownerless, rowless, same_key] {
         let refused = journal.commit(&batch).await;
         let nothing_to_do = batch.is_empty() && refused.is_ok();
         assert!(
@@ -414,6 +418,45 @@ async fn entries_come_in_pieces(journal: &impl Journal) {
         .expect("reading");
     assert_eq!(folded.len(), 2500);
     assert_rows(journal, &run, &[0]).await;
+}
+
+async fn open_runs_come_with_their_entries(journal: &impl Journal) {
+    let mut runs = Vec::new();
+    for n in 0..600 {
+        let (mut run, start) = SampleRun::start(n, None);
+        let mut appends = vec![start];
+        // Runs that ended, and long ones, lie between short ones.
+        match n {
+            20..30 => appends.extend([run.one_done(), run.finished()]),
+            30 | 599 => appends.extend((0..1100).map(|at| run.next(vec![signal(at)]))),
+            _ if n % 2 == 0 => appends.push(run.one_done()),
+            _ => {}
+        }
+        must(journal, appends).await;
+        if !run.state.status.is_final() {
+            runs.push(run);
+        }
+    }
+    let mut found = Vec::new();
+    loop {
+        let last = found.last().map(|open: &OpenRun| open.row.run.clone());
+        let page = journal.open_histories(last.as_ref(), 350).await.expect("reading");
+        assert!(page.len() <= 350);
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page);
+    }
+    assert_eq!(found.len(), runs.len());
+    for (open, run) in found.iter().zip(&runs) {
+        assert_eq!(open.row, run_row(&run.state));
+        let entries = open.entries.as_ref().expect("its entries");
+        assert!(entries.iter().map(|entry| entry.seq).eq(1..=run.state.seq));
+        let stored = journal.entries(&run.id(), 1, 3).await.expect("reading");
+        assert!(entries.starts_with(&stored));
+    }
+    let rows: Vec<RunRow> = found.into_iter().map(|open| open.row).collect();
+    assert_eq!(journal.open_runs().await.expect("reading"), rows);
 }
 
 async fn reads_see_what_was_committed(journal: &impl Journal) {

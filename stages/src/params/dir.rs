@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use sealflow_engine::durable;
 use serde::{Deserialize, Serialize};
 
 use super::error::ParamsError;
@@ -125,20 +126,13 @@ impl ParamsDir {
 
     /// Makes renames in the folder survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), ParamsError> {
-        File::open(&self.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(ParamsError::io("flush the folder", &self.path))
+        durable::sync_dir(&self.path).map_err(ParamsError::io("flush the folder", &self.path))
     }
 
     /// Removes a file that may not be there.
     pub(crate) fn remove(&self, name: &str) -> Result<(), ParamsError> {
         let path = self.path.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ParamsError::io("remove", &path)(error))
-            }
-            _ => Ok(()),
-        }
+        durable::remove(&path).map_err(ParamsError::io("remove", &path))
     }
 
     /// The file that says that a generated set is complete.
@@ -159,15 +153,8 @@ impl ParamsDir {
     /// Writes the manifest, which makes the set count. Everything it names must already be on disk.
     pub(crate) fn write_manifest(&self, set: ParamSet, manifest: &Manifest) -> Result<(), ParamsError> {
         let path = self.manifest_path(set);
-        let temporary = self.path.join(format!("{}{GENERATING}", manifest_name(set)));
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(ParamsError::io("write", &path))?;
-        self.sync()
+        let write = || durable::write(&path, &serde_json::to_vec_pretty(manifest)?);
+        write().map_err(ParamsError::io("write", &path))
     }
 
     /// Bytes of a file in the folder, if it is there.

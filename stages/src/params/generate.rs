@@ -4,7 +4,7 @@
 //! without one does not count. A lock file keeps two generators of one set apart: the second waits, and then finds
 //! the set there.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,9 +14,12 @@ use bellperson::Circuit;
 use blake2b_simd::State as Blake2b;
 use blstrs::Scalar;
 use rand::rngs::OsRng;
+use sealflow_engine::durable;
 
 use super::check::check_metered;
-use super::dir::{FileRecord, GENERATING, Manifest, Origin, ParamsDir, SetState, manifest_name, status};
+use super::dir::{
+    FileRecord, GENERATING, Manifest, Origin, PARTIAL, ParamsDir, SetState, manifest_name, status,
+};
 use super::error::ParamsError;
 use super::key::{Key, Secrets};
 use super::progress::{Meter, Phase, Progress};
@@ -106,7 +109,7 @@ fn generate_watched(
 fn clear(set: ParamSet, dir: &ParamsDir) -> Result<(), ParamsError> {
     let manifest = manifest_name(set);
     dir.remove(&manifest)?;
-    dir.remove(&format!("{manifest}{GENERATING}"))?;
+    dir.remove(&format!("{manifest}{PARTIAL}"))?;
     dir.sync()?;
     for name in set.files()?.names() {
         dir.remove(name)?;
@@ -201,8 +204,7 @@ impl Generator<'_> {
                 bytes: out.bytes,
                 blake2b: out.digest(),
             };
-            out.inner.get_ref().sync_all()?;
-            fs::rename(&temporary, &path)?;
+            durable::publish(&temporary, &path)?;
             Ok(record)
         };
         write().map_err(|error: io::Error| match error.kind() {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use blake2b_simd::State as Blake2b;
+use sealflow_engine::durable;
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -129,8 +130,8 @@ impl Partial {
         let settle = async {
             if good {
                 self.file.flush().await?;
-                self.file.sync_all().await?;
-                fs::rename(&self.path, &path).await?;
+                let (partial, path) = (self.path.clone(), path.clone());
+                tokio::task::spawn_blocking(move || durable::publish(&partial, &path)).await??;
             } else {
                 fs::remove_file(&self.path).await?;
             }

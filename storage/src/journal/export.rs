@@ -9,11 +9,9 @@ use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, StoredGraph};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use surrealdb::types::SurrealValue;
 
 use super::SurrealJournal;
 use super::read::PAGE;
-use super::record::{after, number, object};
 
 /// The format that this program writes and reads.
 pub const EXPORT_FORMAT: u32 = 1;
@@ -72,11 +70,6 @@ pub struct Transferred {
     pub graphs: u64,
     /// Payloads.
     pub payloads: u64,
-}
-
-#[derive(SurrealValue)]
-struct RunRecord {
-    run: String,
 }
 
 struct Writer<W> {
@@ -182,25 +175,6 @@ async fn moment(journal: &SurrealJournal) -> Result<Vec<(RunId, String, u64)>, J
         Some(writer) => Some(writer.lock().await),
         None => None,
     };
-    let mut runs = Vec::new();
-    let mut last: Option<String> = None;
-    loop {
-        let params = object([
-            ("range", after("run", last.as_deref())),
-            ("limit", number(PAGE as u64)),
-        ]);
-        let page = journal
-            .fetch::<RunRecord>("SELECT run FROM $range LIMIT $limit", params)
-            .await?;
-        for record in &page {
-            let run = record.run.parse().map_err(super::error::corrupt)?;
-            if let Some(row) = journal.read_run(&run).await? {
-                runs.push((run, row.graph, row.seq));
-            }
-        }
-        match page.last() {
-            Some(record) if page.len() == PAGE => last = Some(record.run.clone()),
-            _ => return Ok(runs),
-        }
-    }
+    let runs = journal.all_runs().await?.into_iter();
+    Ok(runs.map(|row| (row.run, row.graph, row.seq)).collect())
 }

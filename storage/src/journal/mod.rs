@@ -2,7 +2,7 @@
 //! schema and why it has this shape.
 //!
 //! Reading order: `options` (what to open), `open` (locks, schema, fence), `write` (one commit), `read`,
-//! `payload` (large values in files), `error`; then `check`, and `export` with `import`.
+//! `read_many`, `payload` (large values in files), `error`; then `check`, and `export` with `import`.
 
 mod check;
 mod client;
@@ -14,6 +14,7 @@ mod open;
 mod options;
 mod payload;
 mod read;
+mod read_many;
 mod record;
 mod schema;
 #[cfg(test)]
@@ -25,12 +26,12 @@ use std::sync::Arc;
 use sealflow_engine::event::Entry;
 use sealflow_engine::id::{RunId, Subject};
 use sealflow_engine::journal::{
-    ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph,
+    ArtifactRow, Batch, Journal, JournalError, JournalFuture, OpenRun, RunFilter, StoredGraph,
 };
 use sealflow_engine::rows::{RunRow, StepRow};
 use tokio::sync::Mutex;
 
-pub use self::check::{CheckReport, Checked, Problem, check};
+pub use self::check::{CheckReport, Checked, Problem, check, check_files};
 pub use self::error::OpenError;
 pub use self::export::{EXPORT_FORMAT, TransferError, Transferred, export};
 pub use self::import::import;
@@ -109,6 +110,10 @@ impl Journal for SurrealJournal {
 
     fn open_runs(&self) -> JournalFuture<'_, Vec<RunRow>> {
         Box::pin(self.read_open_runs())
+    }
+
+    fn open_histories<'a>(&'a self, after: Option<&'a RunId>, limit: u32) -> JournalFuture<'a, Vec<OpenRun>> {
+        Box::pin(self.read_open_histories(after, limit))
     }
 
     fn steps<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Vec<StepRow>> {

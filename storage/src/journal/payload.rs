@@ -6,8 +6,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sealflow_engine::crash;
 use sealflow_engine::journal::JournalError;
+use sealflow_engine::{crash, durable};
 use sha2::{Digest, Sha256};
 
 use super::error::{OpenError, corrupt};
@@ -68,8 +68,7 @@ impl PayloadFolder {
             .root
             .join(UNFINISHED)
             .join(format!("{sha256}.{}.{count}", std::process::id()));
-        let folder = path.parent().unwrap_or(&self.root);
-        write_durably(&temporary, &path, folder, &self.root, bytes)
+        write_durably(&temporary, &path, bytes)
             .map_err(|error| JournalError::Store(io_text("storing a payload", &path, &error)))?;
         Ok(sha256)
     }
@@ -103,24 +102,13 @@ fn clean(root: &Path) -> Result<(), (PathBuf, std::io::Error)> {
     Ok(())
 }
 
-fn write_durably(
-    temporary: &Path,
-    path: &Path,
-    folder: &Path,
-    root: &Path,
-    bytes: &[u8],
-) -> std::io::Result<()> {
-    let mut file = File::create(temporary)?;
-    file.write_all(bytes)?;
+fn write_durably(temporary: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    File::create(temporary)?.write_all(bytes)?;
     crash::point("payload.before_fsync");
-    file.sync_all()?;
-    std::fs::create_dir_all(folder)?;
-    crash::point("payload.before_rename");
-    std::fs::rename(temporary, path)?;
-    crash::point("payload.after_rename");
-    // The name is durable when its folder is, and the folder when the one above it is.
-    File::open(folder)?.sync_all()?;
-    File::open(root)?.sync_all()
+    if let Some(folder) = path.parent() {
+        durable::make_dir(folder)?;
+    }
+    durable::publish(temporary, path)
 }
 
 fn read_verified(path: &Path, sha256: &str) -> Result<Vec<u8>, JournalError> {

@@ -1,18 +1,19 @@
-//! Reading: everything is one record or a range of records.
+//! Reading one run, and what belongs to none: everything is one record or a range of records. Reading
+//! many runs is in `read_many`.
 
 use std::collections::BTreeMap;
 
 use sealflow_engine::event::Entry;
 use sealflow_engine::id::{RunId, Subject};
-use sealflow_engine::journal::{ArtifactRow, JournalError, RunFilter, StoredGraph};
+use sealflow_engine::journal::{ArtifactRow, JournalError, StoredGraph};
 use sealflow_engine::rows::{RunRow, StepRow};
 use sealflow_engine::workflow::StepIx;
-use surrealdb::types::{Object, SurrealValue, Value};
+use surrealdb::types::{Object, SurrealValue};
 
 use super::SurrealJournal;
 use super::error::corrupt;
 use super::record::{
-    Changes, after, artifacts_of, decode, entries_from, id, list, number, object, of_run, text,
+    Changes, artifacts_of, decode, entries_between, entries_from, id, number, object, of_run, text,
 };
 
 /// Records that one query gives at most.
@@ -20,9 +21,9 @@ pub(super) const PAGE: usize = 1000;
 
 /// A run's record.
 #[derive(SurrealValue)]
-struct RunRecord {
-    row: String,
-    open: bool,
+pub(super) struct RunRecord {
+    pub(super) row: String,
+    pub(super) open: bool,
 }
 
 /// An entry's record.
@@ -50,17 +51,22 @@ impl SurrealJournal {
             .fetch::<RunRecord>("SELECT row, open FROM $id", params)
             .await?;
         match found.into_iter().next() {
-            Some(record) => self.whole(record).await.map(Some),
+            Some(record) => {
+                let row: RunRow = decode("the row of a run", &record.row)?;
+                let row = if record.open {
+                    self.brought_up(row).await?
+                } else {
+                    row
+                };
+                Ok(Some(row))
+            }
             None => Ok(None),
         }
     }
 
-    /// The row as it is now. What of it is not in the run's record follows from the last entry.
-    async fn whole(&self, record: RunRecord) -> Result<RunRow, JournalError> {
-        let mut row: RunRow = decode("the row of a run", &record.row)?;
-        if !record.open {
-            return Ok(row);
-        }
+    /// The row of an open run as it is now. What of it is not in the run's record follows from the last
+    /// entry.
+    pub(super) async fn brought_up(&self, row: RunRow) -> Result<RunRow, JournalError> {
         // Ranges are only read forward, but counting one reads no records, and numbers are dense.
         let sql = "LET $more = (SELECT count() FROM $range GROUP ALL)[0].count ?? 0; \
             SELECT entry, changes FROM type::record('entry', [$run, $from + $more - 1])";
@@ -80,92 +86,7 @@ impl SurrealJournal {
                 row.run
             )));
         };
-        let entry: Entry = decode(format_args!("an entry of {}", row.run), &last.entry)?;
-        let changes: Changes = match &last.changes {
-            Some(changes) => decode(
-                format_args!("the rows of entry {} of {}", entry.seq, row.run),
-                changes,
-            )?,
-            None => return Err(corrupt(format!("entry {} of {} has no rows", entry.seq, row.run))),
-        };
-        row.seq = entry.seq;
-        row.updated_at = entry.at;
-        row.discarding = changes.discarding;
-        Ok(row)
-    }
-
-    pub(super) async fn read_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, JournalError> {
-        let mut sql = "SELECT row, open, id FROM run WHERE true".to_owned();
-        let mut params = Object::new();
-        let mut add = |condition: &str, name: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                sql.push_str(condition);
-                params.insert(name.to_owned(), value);
-            }
-        };
-        add(
-            " AND workflow = $workflow",
-            "workflow",
-            filter.workflow.as_ref().map(|name| text(name.as_str())),
-        );
-        add(
-            " AND status = $status",
-            "status",
-            filter.status.map(|status| text(status.as_str())),
-        );
-        add(
-            " AND subject = $subject",
-            "subject",
-            filter.subject.as_ref().map(|subject| text(subject.as_str())),
-        );
-        add(" ORDER BY id DESC", "_", Some(Value::None));
-        add(
-            " LIMIT $limit",
-            "limit",
-            filter.limit.map(|limit| number(u64::from(limit))),
-        );
-        let mut rows = Vec::new();
-        for record in self.fetch::<RunRecord>(&sql, params).await? {
-            rows.push(self.whole(record).await?);
-        }
-        Ok(rows)
-    }
-
-    pub(super) async fn read_open_runs(&self) -> Result<Vec<RunRow>, JournalError> {
-        let mut rows = Vec::new();
-        let mut last: Option<String> = None;
-        loop {
-            let params = object([
-                ("range", after("open", last.as_deref())),
-                ("limit", number(PAGE as u64)),
-            ]);
-            let page = self
-                .fetch::<String>("SELECT VALUE run FROM $range LIMIT $limit", params)
-                .await?;
-            let runs = page.iter().map(|run| run.parse());
-            let runs: Vec<RunId> = runs
-                .collect::<Result<_, _>>()
-                .map_err(|error| corrupt(format!("a run in the list of open runs: {error}")))?;
-            let ids = list(runs.iter().map(|run| of_run("run", run)).collect());
-            let found = self
-                .fetch::<RunRecord>("SELECT row, open FROM $ids", object([("ids", ids)]))
-                .await?;
-            if found.len() != runs.len() {
-                let what = format!(
-                    "{} of {} open runs have no row",
-                    runs.len() - found.len().min(runs.len()),
-                    runs.len()
-                );
-                return Err(corrupt(what));
-            }
-            for record in found {
-                rows.push(self.whole(record).await?);
-            }
-            match page.last() {
-                Some(run) if page.len() == PAGE => last = Some(run.clone()),
-                _ => return Ok(rows),
-            }
-        }
+        with_last(row, &last)
     }
 
     pub(super) async fn read_steps(&self, run: &RunId) -> Result<Vec<StepRow>, JournalError> {
@@ -193,9 +114,8 @@ impl SurrealJournal {
         from: u64,
         limit: u64,
     ) -> Result<Vec<EntryRecord>, JournalError> {
-        let params = object([("range", entries_from(run, from)), ("limit", number(limit))]);
-        self.fetch("SELECT entry, changes FROM $range LIMIT $limit", params)
-            .await
+        let params = object([("range", entries_between(run, from, limit))]);
+        self.fetch("SELECT entry, changes FROM $range", params).await
     }
 
     pub(super) async fn read_entries(
@@ -204,12 +124,9 @@ impl SurrealJournal {
         from: u64,
         limit: u32,
     ) -> Result<Vec<Entry>, JournalError> {
-        let params = object([
-            ("range", entries_from(run, from)),
-            ("limit", number(u64::from(limit))),
-        ]);
+        let params = object([("range", entries_between(run, from, u64::from(limit)))]);
         let texts = self
-            .fetch::<String>("SELECT VALUE entry FROM $range LIMIT $limit", params)
+            .fetch::<String>("SELECT VALUE entry FROM $range", params)
             .await?;
         texts
             .iter()
@@ -248,4 +165,20 @@ impl SurrealJournal {
         };
         found.first().map(parse).transpose()
     }
+}
+
+/// The row of an open run after its last entry.
+pub(super) fn with_last(mut row: RunRow, last: &EntryRecord) -> Result<RunRow, JournalError> {
+    let entry: Entry = decode(format_args!("an entry of {}", row.run), &last.entry)?;
+    let changes: Changes = match &last.changes {
+        Some(changes) => decode(
+            format_args!("the rows of entry {} of {}", entry.seq, row.run),
+            changes,
+        )?,
+        None => return Err(corrupt(format!("entry {} of {} has no rows", entry.seq, row.run))),
+    };
+    row.seq = entry.seq;
+    row.updated_at = entry.at;
+    row.discarding = changes.discarding;
+    Ok(row)
 }

@@ -73,18 +73,39 @@ pub(super) fn entries_from(run: &RunId, from: u64) -> Value {
     range("entry", Bound::Included(start), Bound::Included(end))
 }
 
+/// At most `limit` entries of a run from number `from` on. Numbers are dense, so the end is known: a
+/// range with a `LIMIT` would be read whole.
+pub(super) fn entries_between(run: &RunId, from: u64, limit: u64) -> Value {
+    let from = from.max(1);
+    let start = array(vec![text(run.as_str()), number(from)]);
+    let end = array(vec![text(run.as_str()), number(from.saturating_add(limit))]);
+    range("entry", Bound::Included(start), Bound::Excluded(end))
+}
+
+/// All entries of these runs and of those between them.
+pub(super) fn entries_of_all(first: &RunId, last: &RunId) -> Value {
+    let start = array(vec![text(first.as_str())]);
+    let end = array(vec![text(last.as_str()), number(u64::MAX)]);
+    range("entry", Bound::Included(start), Bound::Included(end))
+}
+
+/// The run of an entry's id.
+pub(super) fn run_of(id: &RecordId) -> Option<&str> {
+    match &id.key {
+        RecordIdKey::Array(parts) => match parts.first() {
+            Some(Value::String(run)) => Some(run),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The artifacts of a subject: every id that begins with it.
 pub(super) fn artifacts_of(subject: &str) -> Value {
     let start = array(vec![text(subject)]);
     // Arrays are ordered part by part, and a text is less than any array.
     let end = array(vec![text(subject), list(Vec::new())]);
     range("artifact", Bound::Included(start), Bound::Excluded(end))
-}
-
-/// Records of a table whose one-part id comes after this one.
-pub(super) fn after(table: &str, last: Option<&str>) -> Value {
-    let start = last.map_or(Bound::Unbounded, |last| Bound::Excluded(array(vec![text(last)])));
-    range(table, start, Bound::Unbounded)
 }
 
 fn range(table: &str, start: Bound<RecordIdKey>, end: Bound<RecordIdKey>) -> Value {

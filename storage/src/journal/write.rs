@@ -253,7 +253,7 @@ fn transaction(
         "entries",
         entries(batch)?,
     );
-    let (mut new, mut changed, mut opened, mut closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut new, mut changed) = (Vec::new(), Vec::new());
     for (run, (before, row)) in &batch.runs {
         let head = stored.get(run);
         if head.is_some_and(|head| head.shown == Head::of(row).shown) {
@@ -270,23 +270,13 @@ fn transaction(
         ]);
         let target = if *before == 0 { &mut new } else { &mut changed };
         target.push(Value::Object(record));
-        match (*before == 0, is_open(row)) {
-            (true, true) => {
-                let record = object([("id", of_run("open", run)), ("run", text(run.as_str()))]);
-                opened.push(Value::Object(record));
-            }
-            (false, false) => closed.push(of_run("open", run)),
-            _ => {}
-        }
     }
     transaction.add("INSERT INTO run $new RETURN NONE;", "new", new);
-    transaction.add("INSERT INTO open $opened RETURN NONE;", "opened", opened);
     transaction.add(
         "FOR $one IN $changed { UPSERT $one.id CONTENT $one RETURN NONE };",
         "changed",
         changed,
     );
-    transaction.add("DELETE $closed RETURN NONE;", "closed", closed);
     let mut keys = Vec::with_capacity(batch.keys.len());
     for (key, run) in &batch.keys {
         let record = object([

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sealflow_engine::artifact::{BytesDone, StoreError};
-use sealflow_engine::crash;
+use sealflow_engine::{crash, durable};
 use sha2::{Digest, Sha256};
 
 /// Bytes that are read at once.
@@ -246,22 +246,28 @@ fn sync_folders(path: &Path) -> Result<(), StoreError> {
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io("flush the folder", path))
+    durable::sync_dir(path).map_err(io("flush the folder", path))
 }
 
 /// Makes a folder and all above it, durably, down from one that is there.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
-    if path.is_dir() {
-        return Ok(());
+    durable::make_dir(path).map_err(io("make the folder", path))
+}
+
+/// Removes a file or a folder, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    durable::remove(path).map_err(io("remove", path))
+}
+
+/// The bytes of a file, or of all files of a folder, by their sizes alone.
+pub(crate) fn size(path: &Path) -> Result<u64, StoreError> {
+    let of = |path: &Path| {
+        std::fs::metadata(path)
+            .map(|meta| meta.len())
+            .map_err(io("look at", path))
+    };
+    if !is_dir(path)? {
+        return of(path);
     }
-    let above = path.parent().unwrap_or(path);
-    if above != path {
-        make_folder(above)?;
-    }
-    match std::fs::create_dir(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io("make the folder", path)(error)),
-        _ => sync_folder(above),
-    }
+    files_below(path)?.iter().map(|file| of(&path.join(file))).sum()
 }

@@ -7,7 +7,7 @@ use sealflow_engine::artifact::{Artifact, ArtifactStore, BytesDone, StoreError, 
 use sealflow_engine::crash;
 use sha2::{Digest, Sha256};
 
-use super::copy::{Content, content, copy, io, make_folder, refuse, sync_folder};
+use super::copy::{Content, content, copy, io, make_folder, refuse, remove, sync_folder};
 
 /// Where unfinished copies are, below the root. No key can name it: keys' parts begin with no dot.
 const UNFINISHED: &str = ".tmp";
@@ -208,17 +208,6 @@ impl FilesystemStore {
         crash::point("store.before_delete");
         remove(&going)
     }
-}
-
-/// Removes a file or a folder, if it is there.
-fn remove(path: &Path) -> Result<(), StoreError> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    };
-    removed.map_err(io("remove", path))
 }
 
 /// Runs file work where it may block. It borrows what the caller borrowed, so it stays on this thread.

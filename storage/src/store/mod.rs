@@ -5,4 +5,5 @@ mod filesystem;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::copy::size;
 pub use self::filesystem::FilesystemStore;

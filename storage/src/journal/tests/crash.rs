@@ -31,8 +31,8 @@ fn dying_at_a_boundary_leaves_a_whole_journal() {
         ("journal.commit.after=return", 1),
         ("journal.commit.after=2*off->return", 3),
         ("payload.before_fsync=return", 2),
-        ("payload.before_rename=return", 2),
-        ("payload.after_rename=return", 2),
+        ("publish.synced=return", 2),
+        ("publish.renamed=return", 2),
     ] {
         let folder = TempDir::new().unwrap();
         let died = Command::new(std::env::current_exe().unwrap())

@@ -87,8 +87,8 @@ async fn newer_and_strange_schemas_are_left_alone() {
     let url = url(folder.path());
     for (change, expected) in [
         (
-            "UPDATE meta:schema SET version = 2",
-            "has schema version 2, this sealflow knows 1",
+            "UPDATE meta:schema SET version = 3",
+            "has schema version 3, this sealflow knows 2",
         ),
         ("UPDATE meta:schema SET version = 'one'", "schema version is"),
         ("DELETE meta:schema", "schema version is missing"),
@@ -182,4 +182,31 @@ async fn payloads_are_verified_and_leftovers_removed() {
     drop(journal);
     open(folder.path()).await.close().await.unwrap();
     assert_eq!(std::fs::read_dir(payloads.join(".tmp")).unwrap().count(), 0);
+}
+
+/// Version 1 listed open runs in a table and had no indexes.
+#[tokio::test(flavor = "multi_thread")]
+async fn version_1_is_brought_to_the_present() {
+    let folder = TempDir::new().unwrap();
+    let journal = open(folder.path()).await;
+    let (run, start) = SampleRun::start(1, None);
+    let (mut ended, other) = SampleRun::start(2, None);
+    commit(&journal, [start, other, ended.one_done(), ended.finished()])
+        .await
+        .unwrap();
+    let back = "REMOVE INDEX run_open ON run; REMOVE INDEX run_status ON run; REMOVE INDEX run_workflow ON run; \
+        REMOVE INDEX run_subject ON run; DEFINE TABLE open SCHEMALESS; UPDATE meta:schema SET version = 1";
+    let done = journal.client.query(back, object([])).await;
+    done.unwrap().check().unwrap();
+    journal.close().await.unwrap();
+
+    let journal = open(folder.path()).await;
+    assert_eq!(journal.open_runs().await.unwrap(), [run_row(&run.state)]);
+    let filter = RunFilter {
+        status: Some(ended.state.status),
+        ..RunFilter::default()
+    };
+    assert_eq!(journal.runs(&filter).await.unwrap(), [run_row(&ended.state)]);
+    assert_eq!(super::super::check(&journal).await.unwrap().problems, Vec::new());
+    journal.close().await.unwrap();
 }

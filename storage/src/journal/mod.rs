@@ -19,6 +19,7 @@ mod record;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod write;
 
 use std::sync::Arc;

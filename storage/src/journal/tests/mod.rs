@@ -3,6 +3,7 @@
 //! On disk that is SurrealKV; `SEALFLOW_TEST_STORE=rocksdb`, with the feature of that name, does the same
 //! on RocksDB. A server is tested if `SEALFLOW_TEST_SERVER` is its URL: its database `sealflow` is removed.
 
+mod compaction;
 mod crash;
 mod opening;
 mod whole;

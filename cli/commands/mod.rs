@@ -21,7 +21,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(cx, args).await,
         Command::Init(args) => init::run(&cx, &args),
         Command::Daemon(args) => daemon::run(cx, args).await,
-        Command::Run(args) => run::run(cx, args).await,
+        Command::Run(args) => Box::pin(run::run(cx, args)).await,
         Command::Workflow(args) => workflow::run(&cx, args).await,
         Command::Stage(args) => stage::run(&cx, &args),
         Command::Params(args) => params::run(&cx, args).await,

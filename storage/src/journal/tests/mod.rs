@@ -52,7 +52,7 @@ async fn obeys_the_law_in_memory() {
             .await
             .unwrap()
     };
-    journal_suite(fresh, successor).await;
+    Box::pin(journal_suite(fresh, successor)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +63,7 @@ async fn obeys_the_law_on_disk() {
         count.set(count.get() + 1);
         open(&folder.path().join(count.get().to_string())).await
     };
-    journal_suite(fresh, successor).await;
+    Box::pin(journal_suite(fresh, successor)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,5 +85,5 @@ async fn obeys_the_law_on_a_server() {
     };
     // A daemon of its own, with a connection of its own.
     let other = async |_: &SurrealJournal| SurrealJournal::open(&server, log_in()).await.unwrap();
-    journal_suite(fresh, other).await;
+    Box::pin(journal_suite(fresh, other)).await;
 }

@@ -21,6 +21,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
+    // First: who reads that it is there may stop it at once.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut engine = wire::Engine::start(&cx).await?;
     let address = args.listen.unwrap_or(cx.config.daemon.listen);
     let listener = TcpListener::bind(address)
@@ -46,8 +49,6 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         "sealflow daemon on {}, listening on {url}",
         cx.home.root().display()
     ));
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let failure = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,

@@ -68,3 +68,41 @@ fn comm_r_of(cache: &Path) -> Result<CommR, String> {
     let comm_r = <TreeRHasher as Hasher>::Function::hash2(&comm_c, &comm_r_last);
     Ok(CommR(comm_r.into_bytes().try_into().map_err(|_| damaged())?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sealed, cache) = (dir.path().join("sealed"), dir.path().join("cache"));
+        let says = |text: &str| {
+            let wrong = wrong(&sealed, &cache, CommR([0; 32]), 2048).unwrap_or_default();
+            assert!(wrong.contains(text), "{wrong}, not {text}");
+        };
+        says("sealed: No such file");
+        std::fs::write(&sealed, [0; 100]).unwrap();
+        says("has 100 bytes instead of 2048");
+        std::fs::write(&sealed, [0; 2048]).unwrap();
+        says("tree-r-last.dat: No such file");
+        std::fs::create_dir(&cache).unwrap();
+        std::fs::write(cache.join("sc-02-data-tree-r-last.dat"), []).unwrap();
+        says("p_aux: No such file");
+        std::fs::write(cache.join("p_aux"), [0; 10]).unwrap();
+        says("is damaged");
+        std::fs::write(cache.join("p_aux"), [255; 64]).unwrap();
+        says("is damaged");
+        std::fs::write(cache.join("p_aux"), [1; 64]).unwrap();
+        says("belongs to the replica");
+        let comm_r = comm_r_of(&cache).unwrap();
+        assert_eq!(wrong(&sealed, &cache, comm_r, 2048), None);
+    }
+
+    #[test]
+    fn large_sectors_have_several_trees() {
+        for (bytes, count) in [(2 << 10, 1), (512 << 20, 1), (32 << 30, 8), (64 << 30, 16)] {
+            assert_eq!(last_trees(Path::new("cache"), bytes).len(), count);
+        }
+    }
+}

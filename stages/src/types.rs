@@ -241,8 +241,8 @@ mod post;
 mod registered;
 
 pub use post::{
-    DEADLINE, Deadline, Fault, MINER, Place, Post, PostPartition, PostRandomness, ProvedSector, Replica,
-    SectorRef, Sectors,
+    DEADLINE, Deadline, Fault, MINER, Place, Post, PostPartition, PostRandomness, Posts, ProvedSector,
+    Replica, SectorRef, Sectors,
 };
 pub use registered::{PostProof, UpdateProof};
 

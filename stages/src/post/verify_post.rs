@@ -1,4 +1,4 @@
-//! Verifies a proof of spacetime, as the network would.
+//! Verifies proofs of spacetime, as the network would, and gathers the faults of all partitions.
 //!
 //! **Reads** the verifying key of the proof type.
 //!
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::proofs;
-use crate::types::{ActorId, Post, PostProof, PostRandomness};
+use crate::types::{ActorId, Fault, Post, PostProof, PostRandomness, Posts};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -34,8 +34,8 @@ pub struct Input {
     pub randomness: PostRandomness,
     /// The proof type.
     pub post_proof_type: PostProof,
-    /// The proof and what it covers.
-    pub post: Post,
+    /// The proof and what it covers; or a list of them, one for each partition.
+    pub post: Posts,
 }
 
 /// What it gives.
@@ -43,10 +43,10 @@ pub struct Input {
 pub struct Output {
     /// False only if every sector is faulty, so that there is no proof; what does not verify fails.
     pub verified: bool,
-    /// Sectors that are proved.
+    /// How many sectors are proved.
     pub sectors_proved: u64,
-    /// Sectors that are not.
-    pub sectors_faulty: u64,
+    /// The sectors that are not.
+    pub faults: Vec<Fault>,
 }
 
 /// See the module.
@@ -66,37 +66,38 @@ impl Stage for VerifyPost {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         cx.blocking(move || {
-            let post = &input.post;
-            let done = |verified| {
-                Ok(Outcome::Done(Output {
-                    verified,
-                    sectors_proved: post.proved.len() as u64,
-                    sectors_faulty: post.faults.len() as u64,
-                }))
+            let mut output = Output {
+                verified: false,
+                sectors_proved: 0,
+                faults: Vec::new(),
             };
-            if post.proved.is_empty() {
-                return done(false);
+            for post in &input.post.0 {
+                output.faults.extend_from_slice(&post.faults);
+                if post.proved.is_empty() {
+                    continue;
+                }
+                if !verify(&input, post)? {
+                    let text = format!(
+                        "the proof of partition {} over {} sectors does not verify",
+                        post.partition,
+                        post.proved.len()
+                    );
+                    return Err(Failure::rewind("proof_invalid", text));
+                }
+                output.verified = true;
+                output.sectors_proved += post.proved.len() as u64;
             }
-            if verify(&input)? {
-                return done(true);
-            }
-            let text = format!(
-                "the proof of partition {} over {} sectors does not verify",
-                post.partition,
-                post.proved.len()
-            );
-            Err(Failure::rewind("proof_invalid", text))
+            Ok(Outcome::Done(output))
         })
         .await
     }
 }
 
-fn verify(input: &Input) -> Result<bool, Failure> {
-    let proof = hex::decode(&input.post.proof)
+fn verify(input: &Input, post: &Post) -> Result<bool, Failure> {
+    let proof = hex::decode(&post.proof)
         .map_err(|_| Failure::permanent("bad_input", "the proof is not hexadecimal"))?;
     let proof_type = input.post_proof_type;
-    let replicas: BTreeMap<_, _> = input
-        .post
+    let replicas: BTreeMap<_, _> = post
         .proved
         .iter()
         .map(|one| {

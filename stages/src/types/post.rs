@@ -105,6 +105,34 @@ pub struct Post {
     pub faults: Vec<Fault>,
 }
 
+/// One proof of spacetime, or a list of them: what a step gives, or a step with an item for each partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Posts(pub Vec<Post>);
+
+impl<'de> Deserialize<'de> for Posts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let posts = match value {
+            serde_json::Value::Array(_) => serde_json::from_value(value),
+            one => serde_json::from_value(one).map(|post| vec![post]),
+        };
+        posts.map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Posts {
+    fn schema_name() -> Cow<'static, str> {
+        "posts".into()
+    }
+    // Either goes in, so the type has no name.
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({})
+    }
+}
+
 /// The sectors of a deadline or a miner: a list of numbers, or of tables where a number is not enough.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sectors(pub Vec<SectorRef>);

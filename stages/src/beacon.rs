@@ -41,3 +41,26 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
     bytes[31] &= 0x3f;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealflow_engine::id::{RunId, StepName};
+
+    #[test]
+    fn what_comes_round_again_is_asked_for_something_else() {
+        let key = |run: u8, visit: u32| AttemptKey {
+            run: RunId::new(u64::from(run), &[run; 10]),
+            step: StepName::new("post_challenge").unwrap(),
+            visit,
+            attempt: 1,
+        };
+        let draw =
+            |run, visit, deadline| draw_for_run("window post", ActorId(1000), deadline, &key(run, visit));
+        assert_eq!(draw(1, 1, 3), draw(1, 1, 3), "a restart asks for the same");
+        for other in [draw(2, 1, 3), draw(1, 2, 3), draw(1, 1, 4)] {
+            assert_ne!(draw(1, 1, 3), other);
+        }
+        assert!((0..20).all(|run| draw(run, 1, 0)[31] < 0x40));
+    }
+}

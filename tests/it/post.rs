@@ -59,12 +59,9 @@ with  = { partition = "params.first" }
 [steps.verify_post_0]
 stage = "verify_post"
 needs = ["window_post_0"]
-[steps.window_post_vanilla]
-needs = ["window_post_0"]
-with  = { partition = "params.second" }
 [steps.window_post_1]
-stage = "window_post_snark"
-needs = ["window_post_vanilla"]
+stage = "window_post"
+needs = ["window_post_0"]
 with  = { partition = "params.second" }
 [steps.verify_post_1]
 stage = "verify_post"
@@ -135,6 +132,80 @@ fn faults_are_named_and_the_rest_is_proved() {
     }
     daemon.stop();
     nothing_was_done_twice(&home, &run);
+    home.check_store();
+}
+
+/// One partition that is given, in the two halves of `window_post`.
+const HALVES: &str = r#"
+[workflow]
+name    = "halves"
+subject = "deadline"
+
+[params]
+miner     = "actor_id"
+deadline  = "deadline"
+sectors   = "sectors"
+partition = "post_partition"
+
+[steps.post_challenge]
+[steps.proof_parameters]
+needs = ["post_challenge"]
+[steps.window_post_vanilla]
+needs = ["post_challenge"]
+[steps.window_post_snark]
+needs = ["window_post_vanilla", "proof_parameters"]
+[steps.verify_post]
+needs = ["window_post_snark"]
+"#;
+
+#[test]
+fn two_halves_prove_a_partition_that_is_given() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    seal(&home, &[1, 2], &json!(["pledge"]));
+    let file = home.path().join("halves.toml");
+    std::fs::write(&file, HALVES).unwrap();
+    let start = |partition: &Value| {
+        let mut params = deadline(&json!([1, 2]));
+        params.push(format!("partition={partition}"));
+        home.start(file.to_str().unwrap(), &params)
+    };
+    // The second sector is taken for the replica of the first one.
+    let mut mixed = partition(&home, 5, &[1, 2]);
+    mixed["replicas"][1]["comm_r"] = mixed["replicas"][0]["comm_r"].clone();
+    let run = start(&mixed);
+    let watched = home.run(&["run", "watch", &run]);
+    assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
+    let shown = home.json(&["run", "show", &run, "--json"]);
+    let post = &step(&shown, "window_post_snark")["output"]["post"];
+    assert_eq!(
+        (&post["partition"], numbers(&post["proved"])),
+        (&json!(5), vec![1])
+    );
+    let reason = post["faults"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("belongs to the replica"), "{reason}");
+    assert_eq!(
+        step(&shown, "window_post_vanilla")["output"]["faults"],
+        post["faults"]
+    );
+    assert_eq!(step(&shown, "verify_post")["output"]["verified"], true);
+
+    let mut large = partition(&home, 0, &[1, 2]);
+    let more = json!({ "sector": 3, "comm_r": "11".repeat(32), "sealed": { "store": "store", "key": "a" },
+        "cache": { "store": "store", "key": "b" } });
+    large["replicas"].as_array_mut().unwrap().push(more);
+    for (bad, code, text) in [
+        (partition(&home, 4, &[]), "empty_partition", "partition 4"),
+        (large, "partition_too_large", "at most 2"),
+    ] {
+        let run = start(&bad);
+        let (found, message) = paused_with(&home, &run);
+        assert_eq!(found, code, "{message}");
+        assert!(message.contains(text), "{message}");
+        assert_eq!(home.run(&["run", "cancel", &run]).code, 0);
+        wait_for("the cancel", || home.status(&run) == "cancelled");
+    }
+    daemon.stop();
     home.check_store();
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::bad_input::paused_with;
+use crate::crash::nothing_was_done_twice;
 use crate::env::{Home, step, wait_for};
 use crate::post::seal;
 
@@ -55,6 +56,11 @@ fn data_goes_into_a_committed_capacity_sector_and_comes_back() {
     let before = replica(&home, 1);
     let (first, second) = (home.file("first.bin", 500), home.file("second.bin", 700));
     let run = snap(&home, 1, &json!([first, second]));
+    wait_for("the encoded update", || {
+        step(&home.json(&["run", "show", &run, "--json"]), "snap_encode")["status"] == "succeeded"
+    });
+    daemon.kill();
+    let daemon = home.daemon();
     let watched = home.run(&["run", "watch", &run]);
     assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
 
@@ -70,6 +76,7 @@ fn data_goes_into_a_committed_capacity_sector_and_comes_back() {
         encoded["comm_r_new"],
         step(&shown, "sector_key")["output"]["comm_r_old"]
     );
+    nothing_was_done_twice(&home, &run);
     assert_eq!(before, replica(&home, 1), "the replica was touched");
     assert!(before.len() >= 4, "{before:?}");
     assert!(

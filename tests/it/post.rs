@@ -262,3 +262,45 @@ fn sectors_that_cannot_be_named() {
     daemon.stop();
     home.check_store();
 }
+
+#[test]
+fn missing_parameters_name_their_command() {
+    let home = Home::new();
+    let config = "[params]\npath = \"no-params\"\n";
+    std::fs::write(home.path().join("config.toml"), config).unwrap();
+    let piece = home.file("piece.bin", 300);
+    let daemon = home.daemon();
+    seal(&home, &[1], &json!(["pledge"]));
+    let (miner, sector) = ("miner=f01000".to_owned(), "sector=1".to_owned());
+    let cases = [
+        (
+            "winning_post_offline",
+            "winning-post-2KiB",
+            vec![miner.clone(), "sectors=[1]".to_owned()],
+        ),
+        (
+            "snap_up_offline",
+            "empty-sector-update-2KiB",
+            vec![miner, sector, format!("pieces={}", json!([piece]))],
+        ),
+    ];
+    for (workflow, set, params) in cases {
+        // Without the step that would make them.
+        let text = home.run(&["workflow", "show", workflow]).stdout;
+        let text = text.replace("[steps.proof_parameters]\nneeds = [\"winning_challenge\"]\n", "");
+        let text = text.replace("[steps.proof_parameters]\nneeds = [\"sector_key\"]\n", "");
+        let text = text.replace("[\"proof_parameters\"]", "[\"winning_challenge\"]");
+        let text = text.replace(", \"proof_parameters\"", "");
+        let file = home.path().join(format!("{workflow}.toml"));
+        std::fs::write(&file, text).unwrap();
+        let run = home.start(file.to_str().unwrap(), &params);
+        let (code, message) = paused_with(&home, &run);
+        assert_eq!(code, "parameters_missing", "{message}");
+        assert!(
+            message.contains(&format!("sealflow params generate {set}")),
+            "{message}"
+        );
+    }
+    daemon.stop();
+    home.check_store();
+}

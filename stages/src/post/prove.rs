@@ -86,11 +86,18 @@ pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failu
         let made: Vec<_> = missing
             .map(|(number, opened)| {
                 let asked = challenges.get(number).cloned().unwrap_or_default();
-                let proof = prove_one(job, *number, opened, &asked);
+                let proof = if cx.cancel.is_cancelled() {
+                    Err("asked to stop".to_owned())
+                } else {
+                    prove_one(job, *number, opened, &asked)
+                };
                 tell(cx, done.fetch_add(1, Ordering::Relaxed) + 1, count as u64);
                 (*number, asked, proof)
             })
             .collect();
+        if cx.cancel.is_cancelled() {
+            return Err(Failure::transient("cancelled", "asked to stop"));
+        }
         let before = good.len();
         for (number, asked, proof) in made {
             match proof {

@@ -21,6 +21,7 @@ use crate::params::{ParamKind, ParamSet, ParamsDir};
 use crate::seal::proof_parameters;
 use crate::types::{
     ActorId, CommR, Fault, Post, PostPartition, PostProof, PostRandomness, ProvedSector, Replica,
+    SectorNumber,
 };
 use crate::{proofs, replica};
 
@@ -48,11 +49,44 @@ struct Opened {
     cache: PathBuf,
 }
 
-/// A sector's number, and where its replica is or what is wrong with it.
-type Looked = (u64, Result<Opened, String>);
+/// Vanilla proofs with the challenges that they answer.
+type Made = BTreeMap<SectorNumber, (Vec<u64>, Vec<u8>)>;
+
+/// Why sectors cannot be proved.
+type Reasons = BTreeMap<SectorNumber, String>;
 
 /// Proves each sector by itself. One that is missing, damaged or another than it should be is a fault.
 pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failure> {
+    check_count(job)?;
+    let (mut good, mut faults) = look(cx, job)?;
+    let mut made = Made::new();
+    while !good.is_empty() {
+        let challenges = challenges(job, good.keys())?;
+        // Before V1_2 what a sector must show depends on its place among the good ones, so that a fault found
+        // late changes the others' challenges.
+        made.retain(|sector, (asked, _)| challenges.get(sector) == Some(asked));
+        let late = prove_missing(cx, job, &good, &challenges, &mut made)?;
+        if late.is_empty() {
+            break;
+        }
+        good.retain(|sector, _| !late.contains_key(sector));
+        faults.extend(late);
+    }
+    let proved = made.into_iter().filter_map(|(sector, (_, proof))| {
+        let comm_r = good.get(&sector)?.comm_r;
+        Some((ProvedSector { sector, comm_r }, hex::encode(proof)))
+    });
+    let faults = faults.into_iter().map(|(sector, reason)| {
+        tracing::warn!(sector = sector.0, reason, "a sector cannot be proved");
+        Fault { sector, reason }
+    });
+    Ok(Vanilla {
+        proved: proved.collect(),
+        faults: faults.collect(),
+    })
+}
+
+fn check_count(job: &Job<'_>) -> Result<(), Failure> {
     let (limit, count) = (job.proof_type.sectors(), job.partition.replicas.len());
     if count == 0 {
         let text = format!("partition {} has no sectors", job.partition.partition);
@@ -65,73 +99,11 @@ pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failu
         );
         return Err(Failure::permanent("partition_too_large", text));
     }
-    let mut faults = BTreeMap::new();
-    let mut good = BTreeMap::new();
-    for (number, looked) in look(cx, job)? {
-        match looked {
-            Ok(opened) => drop(good.insert(number, opened)),
-            Err(reason) => drop(faults.insert(number, reason)),
-        }
-    }
-    let done = AtomicU64::new(faults.len() as u64);
-    // Before V1_2 what a sector must show depends on its place among the good ones, so that a fault found
-    // late changes the others' challenges.
-    let mut proofs: BTreeMap<u64, (Vec<u64>, Vec<u8>)> = BTreeMap::new();
-    while !good.is_empty() {
-        let challenges = challenges(job, good.keys())?;
-        proofs.retain(|number, (asked, _)| challenges.get(number) == Some(asked));
-        let missing = good
-            .par_iter()
-            .filter(|(number, _)| !proofs.contains_key(*number));
-        let made: Vec<_> = missing
-            .map(|(number, opened)| {
-                let asked = challenges.get(number).cloned().unwrap_or_default();
-                let proof = if cx.cancel.is_cancelled() {
-                    Err("asked to stop".to_owned())
-                } else {
-                    prove_one(job, *number, opened, &asked)
-                };
-                tell(cx, done.fetch_add(1, Ordering::Relaxed) + 1, count as u64);
-                (*number, asked, proof)
-            })
-            .collect();
-        if cx.cancel.is_cancelled() {
-            return Err(Failure::transient("cancelled", "asked to stop"));
-        }
-        let before = good.len();
-        for (number, asked, proof) in made {
-            match proof {
-                Ok(proof) => drop(proofs.insert(number, (asked, proof))),
-                Err(reason) => {
-                    good.remove(&number);
-                    proofs.remove(&number);
-                    faults.insert(number, reason);
-                }
-            }
-        }
-        if good.len() == before {
-            break;
-        }
-    }
-    let sector = crate::types::SectorNumber;
-    let proved = proofs.into_iter().filter_map(|(number, (_, proof))| {
-        let comm_r = good.get(&number)?.comm_r;
-        let sector = sector(number);
-        Some((ProvedSector { sector, comm_r }, hex::encode(proof)))
-    });
-    let faults = faults.into_iter().map(|(number, reason)| {
-        tracing::warn!(sector = number, reason, "a sector cannot be proved");
-        let sector = sector(number);
-        Fault { sector, reason }
-    });
-    Ok(Vanilla {
-        proved: proved.collect(),
-        faults: faults.collect(),
-    })
+    Ok(())
 }
 
 /// Looks at the files of every replica. A store that is not configured is no fault of the sector.
-fn look(cx: &StageContext, job: &Job<'_>) -> Result<Vec<Looked>, Failure> {
+fn look(cx: &StageContext, job: &Job<'_>) -> Result<(BTreeMap<SectorNumber, Opened>, Reasons), Failure> {
     let bytes = job.proof_type.sector_bytes();
     let one = |replica: &Replica| {
         let opened = Opened {
@@ -139,39 +111,80 @@ fn look(cx: &StageContext, job: &Job<'_>) -> Result<Vec<Looked>, Failure> {
             sealed: lookup::local_path(&cx.stores, &replica.sealed)?,
             cache: lookup::local_path(&cx.stores, &replica.cache)?,
         };
-        let looked = match replica::wrong(&opened.sealed, &opened.cache, replica.comm_r, bytes) {
-            None => Ok(opened),
-            Some(reason) => Err(reason),
-        };
-        Ok((replica.sector.0, looked))
+        let wrong = replica::wrong(&opened.sealed, &opened.cache, replica.comm_r, bytes);
+        Ok((replica.sector, opened, wrong))
     };
-    job.partition.replicas.par_iter().map(one).collect()
+    let looked: Vec<_> = job
+        .partition
+        .replicas
+        .par_iter()
+        .map(one)
+        .collect::<Result<_, Failure>>()?;
+    let (mut good, mut faults) = (BTreeMap::new(), Reasons::new());
+    for (sector, opened, wrong) in looked {
+        match wrong {
+            None => drop(good.insert(sector, opened)),
+            Some(reason) => drop(faults.insert(sector, reason)),
+        }
+    }
+    Ok((good, faults))
 }
 
+/// What each sector must show.
 fn challenges<'a>(
     job: &Job<'_>,
-    sectors: impl Iterator<Item = &'a u64>,
-) -> Result<BTreeMap<u64, Vec<u64>>, Failure> {
-    let sectors: Vec<SectorId> = sectors.map(|number| SectorId::from(*number)).collect();
+    sectors: impl Iterator<Item = &'a SectorNumber>,
+) -> Result<BTreeMap<SectorNumber, Vec<u64>>, Failure> {
+    let sectors: Vec<SectorId> = sectors.map(|sector| proofs::sector_id(*sector)).collect();
     let prover = proofs::prover_id(job.miner);
     let challenges =
         generate_fallback_sector_challenges(job.proof_type.0, &job.randomness.0, &sectors, prover)
             .map_err(|error| proofs::library_failure("challenges", &error))?;
-    Ok(challenges
-        .into_iter()
-        .map(|(sector, asked)| (u64::from(sector), asked))
-        .collect())
+    let number = |(sector, asked)| (SectorNumber(u64::from(sector)), asked);
+    Ok(challenges.into_iter().map(number).collect())
+}
+
+/// Proves the sectors that have no proof yet, and gives those for which it failed.
+fn prove_missing(
+    cx: &StageContext,
+    job: &Job<'_>,
+    good: &BTreeMap<SectorNumber, Opened>,
+    challenges: &BTreeMap<SectorNumber, Vec<u64>>,
+    made: &mut Made,
+) -> Result<Reasons, Failure> {
+    let total = good.len() as u64;
+    let done = AtomicU64::new(made.len() as u64);
+    let missing = good.par_iter().filter(|(sector, _)| !made.contains_key(*sector));
+    let proved: Vec<_> = missing
+        .map(|(sector, opened)| {
+            if cx.cancel.is_cancelled() {
+                return Err(Failure::transient("cancelled", "asked to stop"));
+            }
+            let asked = challenges.get(sector).cloned().unwrap_or_default();
+            let proof = prove_one(job, *sector, opened, &asked);
+            tell(cx, done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            Ok((*sector, asked, proof))
+        })
+        .collect::<Result<_, _>>()?;
+    let mut failed = Reasons::new();
+    for (sector, asked, proof) in proved {
+        match proof {
+            Ok(proof) => drop(made.insert(sector, (asked, proof))),
+            Err(reason) => drop(failed.insert(sector, reason)),
+        }
+    }
+    Ok(failed)
 }
 
 /// The vanilla proof of one sector, or why there is none. The library panics on some damaged files.
-fn prove_one(job: &Job<'_>, number: u64, opened: &Opened, asked: &[u64]) -> Result<Vec<u8>, String> {
+fn prove_one(job: &Job<'_>, sector: SectorNumber, opened: &Opened, asked: &[u64]) -> Result<Vec<u8>, String> {
     let info = PrivateReplicaInfo::new(
         job.proof_type.0,
         opened.comm_r.0,
         opened.cache.clone(),
         opened.sealed.clone(),
     );
-    let prove = || generate_single_vanilla_proof(job.proof_type.0, SectorId::from(number), &info, asked);
+    let prove = || generate_single_vanilla_proof(job.proof_type.0, proofs::sector_id(sector), &info, asked);
     match catch_unwind(AssertUnwindSafe(prove)) {
         Ok(Ok(proof)) => Ok(proof),
         Ok(Err(error)) => Err(format!("{}: {}", opened.sealed.display(), error.root_cause())),

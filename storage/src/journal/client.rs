@@ -1,5 +1,6 @@
 //! The connection to SurrealDB: one interface to a store in this process and to a server.
 
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use surrealdb_engine_local::Datastore;
 
 use super::error::{OpenError, store, store_text};
 use super::options::{Credentials, OpenOptions, Target};
+use super::thread::StoreThread;
 
 /// The namespace and the database, both.
 const NAME: &str = "sealflow";
@@ -23,11 +25,45 @@ const NAME: &str = "sealflow";
 const CLOSING: Duration = Duration::from_secs(10);
 
 enum Kind {
-    Local {
-        db: Surreal<Db>,
-        datastore: Arc<Datastore>,
-    },
+    Local(Local),
     Remote(Surreal<Any>),
+}
+
+/// A store in this process. Nothing of it is used, nor dropped, on another thread than its own.
+struct Local {
+    thread: StoreThread,
+    /// Nothing only while it is dropped. The connection is shared: a clone of it would be another session.
+    open: Option<(Arc<Surreal<Db>>, Arc<Datastore>)>,
+}
+
+impl Local {
+    fn failed(what: String) -> surrealdb::Error {
+        surrealdb::Error::internal(what)
+    }
+
+    async fn with<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Surreal<Db>>, Arc<Datastore>) -> F,
+    ) -> surrealdb::Result<T> {
+        let Some((db, datastore)) = self.open.clone() else {
+            return Err(Self::failed("the store is closed".to_owned()));
+        };
+        self.thread.run(work(db, datastore)).await.map_err(Self::failed)
+    }
+}
+
+impl Drop for Local {
+    /// A journal that was dropped without `close` is closed in the background.
+    fn drop(&mut self) {
+        if let Some((db, datastore)) = self.open.take() {
+            self.thread.finish(async move {
+                if let Err(error) = datastore.shutdown().await {
+                    tracing::warn!(%error, "closing the store");
+                }
+                drop((db, datastore));
+            });
+        }
+    }
 }
 
 /// An open connection.
@@ -53,7 +89,10 @@ impl Client {
         };
         let client = Self { kind, place };
         let used = match &client.kind {
-            Kind::Local { db, .. } => db.use_ns(NAME).use_db(NAME).await,
+            Kind::Local(local) => {
+                let used = local.with(|db, _| async move { db.use_ns(NAME).use_db(NAME).await });
+                used.await.and_then(|used| used)
+            }
             Kind::Remote(db) => db.use_ns(NAME).use_db(NAME).await,
         };
         match used {
@@ -65,7 +104,12 @@ impl Client {
     /// Runs statements.
     pub(super) async fn query(&self, sql: &str, params: Object) -> surrealdb::Result<IndexedResults> {
         match &self.kind {
-            Kind::Local { db, .. } => db.query(sql).bind(params).await,
+            Kind::Local(local) => {
+                let sql = sql.to_owned();
+                local
+                    .with(|db, _| async move { db.query(sql).bind(params).await })
+                    .await?
+            }
             Kind::Remote(db) => db.query(sql).bind(params).await,
         }
     }
@@ -105,9 +149,17 @@ impl Client {
     /// Flushes and closes an embedded store.
     pub(super) async fn close(&self) -> Result<(), JournalError> {
         match &self.kind {
-            Kind::Local { datastore, .. } => datastore.shutdown().await.map_err(|error| {
-                JournalError::Store(format!("closing the store at {}: {error}", self.place))
-            }),
+            Kind::Local(local) => {
+                let closed = local.with(|_, datastore| async move {
+                    datastore.shutdown().await.map_err(|error| error.to_string())
+                });
+                let closed = closed
+                    .await
+                    .map_err(|error| error.to_string())
+                    .and_then(|closed| closed);
+                let place = &self.place;
+                closed.map_err(|error| JournalError::Store(format!("closing the store at {place}: {error}")))
+            }
             Kind::Remote(_) => Ok(()),
         }
     }
@@ -139,11 +191,12 @@ async fn embedded(path: &str, place: &str, options: &OpenOptions) -> Result<Kind
         place: place.to_owned(),
         what,
     };
+    let thread = StoreThread::start().map_err(|error| fail(format!("no thread for the store: {error}")))?;
     let begun = std::time::Instant::now();
     let datastore = loop {
         let opening = start(path.to_owned(), settings(options));
-        // On a task of its own, so that a panic over files it does not expect is an error, not our end.
-        match tokio::spawn(opening).await {
+        // A panic over files that it does not expect is an error, not our end.
+        match thread.run(opening).await {
             Ok(Ok(datastore)) => break datastore,
             // A journal that was dropped without `close` is closed in the background.
             Ok(Err(what)) if what.contains("already locked") && begun.elapsed() < CLOSING => {
@@ -162,9 +215,14 @@ async fn embedded(path: &str, place: &str, options: &OpenOptions) -> Result<Kind
             }
         }
     };
-    let db = Surreal::<Db>::unstable_from_datastore(datastore.clone(), None).await;
+    let stored = datastore.clone();
+    let connecting = thread.run(async move { Surreal::<Db>::unstable_from_datastore(stored, None).await });
+    let db = connecting.await.map_err(&fail)?;
     let db = db.map_err(|error| fail(store_text("connecting", place, &error)))?;
-    Ok(Kind::Local { db, datastore })
+    Ok(Kind::Local(Local {
+        thread,
+        open: Some((Arc::new(db), datastore)),
+    }))
 }
 
 /// Opens the datastore as the SDK does, but without its maintenance tasks: they serve clusters,

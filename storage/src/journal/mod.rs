@@ -18,6 +18,7 @@ mod record;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod write;
 
 use std::sync::Arc;

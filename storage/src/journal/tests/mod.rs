@@ -1,5 +1,6 @@
 //! The journal obeys the law of journals on every store, and refuses what it must not open.
 
+mod compaction;
 mod crash;
 mod opening;
 mod whole;

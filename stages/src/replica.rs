@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use filecoin_hashers::{Domain, HashFunction, Hasher};
+use filecoin_proofs_api::fr32::bytes_into_fr;
 use storage_proofs_update::constants::TreeRHasher;
 
 use crate::types::CommR;
@@ -63,7 +64,8 @@ fn comm_r_of(cache: &Path) -> Result<CommR, String> {
         return Err(damaged());
     }
     type Node = <TreeRHasher as Hasher>::Domain;
-    let node = |bytes: &[u8]| Node::try_from_bytes(bytes).map_err(|_| damaged());
+    // The hash function panics on bytes that are no element of the field.
+    let node = |bytes: &[u8]| bytes_into_fr(bytes).map(Node::from).map_err(|_| damaged());
     let (comm_c, comm_r_last) = (node(&bytes[..32])?, node(&bytes[32..])?);
     let comm_r = <TreeRHasher as Hasher>::Function::hash2(&comm_c, &comm_r_last);
     Ok(CommR(comm_r.into_bytes().try_into().map_err(|_| damaged())?))

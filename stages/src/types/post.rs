@@ -105,7 +105,8 @@ pub struct Post {
     pub faults: Vec<Fault>,
 }
 
-/// One proof of spacetime, or a list of them: what a step gives, or a step with an item for each partition.
+/// One proof of spacetime, or a list of them: what a step gives, or a step with an item for each partition. A
+/// partition that was skipped has none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Posts(pub Vec<Post>);
 
@@ -113,7 +114,8 @@ impl<'de> Deserialize<'de> for Posts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let posts = match value {
-            serde_json::Value::Array(_) => serde_json::from_value(value),
+            serde_json::Value::Array(_) => serde_json::from_value::<Vec<Option<Post>>>(value)
+                .map(|posts| posts.into_iter().flatten().collect()),
             one => serde_json::from_value(one).map(|post| vec![post]),
         };
         posts.map(Self).map_err(D::Error::custom)
@@ -290,6 +292,15 @@ mod tests {
         ] {
             assert!(serde_json::from_value::<Sectors>(bad.clone()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn proofs_come_alone_or_in_lists() {
+        let one = json!({ "partition": 1, "proof": "", "proved": [], "faults": [] });
+        for (given, count) in [(one.clone(), 1), (json!([]), 0), (json!([one, null, one]), 2)] {
+            assert_eq!(serde_json::from_value::<Posts>(given).unwrap().0.len(), count);
+        }
+        assert!(serde_json::from_value::<Posts>(json!(null)).is_err());
     }
 
     #[test]

@@ -10,8 +10,16 @@ use sealflow_engine::workflow::{Diagnostic, Graph, load};
 use crate::exit::{CliError, Kind, not_found};
 
 /// Name and text of each embedded workflow.
-pub(crate) const BUILTIN: [(&str, &str); 2] = [
+pub(crate) const BUILTIN: [(&str, &str); 4] = [
     ("seal_offline", include_str!("../workflows/seal_offline.toml")),
+    (
+        "snap_up_offline",
+        include_str!("../workflows/snap_up_offline.toml"),
+    ),
+    (
+        "winning_post_offline",
+        include_str!("../workflows/winning_post_offline.toml"),
+    ),
     ("unseal", include_str!("../workflows/unseal.toml")),
 ];
 

@@ -123,24 +123,29 @@ impl CacheDir {
     pub(crate) fn sync_synthetic(&self) -> Result<(), Failure> {
         self.sync(&[SYNTHETIC])
     }
+}
 
-    /// Files of the cache that proofs of spacetime and unsealing need: the auxiliary data and the
-    /// last tree.
-    pub(crate) fn kept_files(&self) -> Result<Vec<PathBuf>, Failure> {
-        let failure = |error: &std::io::Error| Failure::io("list", &self.path, error);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(|error| failure(&error))? {
-            let path = entry.map_err(|error| failure(&error))?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if name.starts_with("sc-02-data-tree-r-last") || name == "p_aux" || name == "t_aux" {
-                files.push(path);
-            }
+/// Puts the files of a cache folder that proofs of spacetime and unsealing need (the auxiliary files and the
+/// last tree) into a folder of their own, by link where the file system can.
+pub(crate) fn stage_kept(from: &Path, to: &Path) -> Result<(), Failure> {
+    durable::remove(to).map_err(|error| Failure::io("remove", to, &error))?;
+    fs::create_dir_all(to).map_err(|error| Failure::io("make", to, &error))?;
+    let failure = |error: &std::io::Error| Failure::io("list", from, error);
+    for entry in fs::read_dir(from).map_err(|error| failure(&error))? {
+        let file = entry.map_err(|error| failure(&error))?;
+        let name = file.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("sc-02-data-tree-r-last") || text == "p_aux" || text == "t_aux" {
+            link(&file.path(), &to.join(&name))?;
         }
-        files.sort();
-        Ok(files)
     }
+    Ok(())
+}
+
+/// Links a file, or copies it where the file system cannot link.
+pub(crate) fn link(from: &Path, to: &Path) -> Result<(), Failure> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).map_err(|error| Failure::io("copy to", to, &error))?;
+    }
+    Ok(())
 }

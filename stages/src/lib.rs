@@ -3,17 +3,21 @@
 
 mod beacon;
 mod cache;
+mod handover;
 pub mod params;
 mod piece;
+pub mod post;
 mod progress;
 mod proofs;
+mod replica;
 pub mod seal;
 mod sector_info;
+pub mod snap;
 mod tree;
 pub mod types;
 pub mod unseal;
 
-pub use sector_info::SectorInfo;
+pub use sector_info::{SectorInfo, UpdateInfo};
 
 use sealflow_engine::stage::StageRegistry;
 
@@ -24,11 +28,16 @@ use params::ParamsDir;
 pub fn registry(params: &ParamsDir) -> StageRegistry {
     StageRegistry::default()
         .with_subject(types::SECTOR)
+        .with_subject(types::DEADLINE)
+        .with_subject(types::MINER)
         .with_type::<types::ActorId>()
         .with_type::<types::SectorNumber>()
         .with_type::<types::SealProof>()
         .with_type::<types::Pieces>()
         .with_type::<types::LocalPath>()
+        .with_type::<types::Deadline>()
+        .with_type::<types::Sectors>()
+        .with_type::<types::PostPartition>()
         .with_type::<String>()
         .with_type::<u64>()
         .with_type::<bool>()
@@ -51,4 +60,25 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with(seal::persist::Persist)
         .with(seal::finalize::Finalize)
         .with(unseal::Unseal)
+        .with(snap::sector_key::SectorKey)
+        .with(snap::snap_encode::SnapEncode)
+        .with(snap::snap_partition_proofs::SnapPartitionProofs)
+        .with(snap::snap_prove::SnapProve {
+            params: params.clone(),
+        })
+        .with(snap::verify_snap::VerifySnap)
+        .with(snap::persist_update::PersistUpdate)
+        .with(post::post_challenge::PostChallenge)
+        .with(post::window_post::WindowPost {
+            params: params.clone(),
+        })
+        .with(post::window_post_vanilla::WindowPostVanilla)
+        .with(post::window_post_snark::WindowPostSnark {
+            params: params.clone(),
+        })
+        .with(post::winning_challenge::WinningChallenge)
+        .with(post::winning_post::WinningPost {
+            params: params.clone(),
+        })
+        .with(post::verify_post::VerifyPost)
 }

@@ -6,7 +6,7 @@ use sealflow_engine::resource::Resources;
 use serde_json::Value;
 
 use crate::tree;
-use crate::types::{ActorId, PieceInfo, SealProof, SectorNumber};
+use crate::types::{ActorId, PieceInfo, PostProof, SealProof, SectorNumber, UpdateProof};
 
 /// The library's name of a miner: the payload of its ID address (the number as unsigned LEB128),
 /// filled up with zeros.
@@ -80,10 +80,13 @@ pub(crate) fn library_failure(what: &str, error: &anyhow::Error) -> Failure {
 
 /// The sector size that an input is about; 64 GiB, the largest, if it does not say.
 pub(crate) fn sector_bytes(input: &Value) -> u64 {
-    let proof = input["proof_type"]
-        .as_str()
-        .and_then(|text| text.parse::<SealProof>().ok());
-    proof.map_or(64 << 30, SealProof::sector_bytes)
+    fn parse<T: std::str::FromStr>(value: &Value) -> Option<T> {
+        value.as_str()?.parse().ok()
+    }
+    let seal = || parse(&input["proof_type"]).map(SealProof::sector_bytes);
+    let update = || parse(&input["update_proof_type"]).map(UpdateProof::sector_bytes);
+    let post = || parse(&input["post_proof_type"]).map(PostProof::sector_bytes);
+    seal().or_else(update).or_else(post).unwrap_or(64 << 30)
 }
 
 const MIB: u64 = 1 << 20;
@@ -130,6 +133,22 @@ pub(crate) fn groth(sector_bytes: u64) -> Resources {
         16 * GIB
     } else {
         190 * GIB
+    };
+    Resources {
+        cpu: u32::MAX,
+        memory,
+    }
+}
+
+/// A proof of spacetime uses every core. Measured at 2 KiB; what production sizes need is an estimate from
+/// the size of their circuits.
+pub(crate) fn post(sector_bytes: u64) -> Resources {
+    let memory = if sector_bytes <= 8 * MIB {
+        GIB
+    } else if sector_bytes <= GIB {
+        4 * GIB
+    } else {
+        64 * GIB
     };
     Resources {
         cpu: u32::MAX,

@@ -237,6 +237,15 @@ bytes32!(
     /// The randomness that chooses what a seal proof must show.
     Seed, "seed");
 
+mod post;
+mod registered;
+
+pub use post::{
+    DEADLINE, Deadline, Fault, MINER, Place, Post, PostPartition, PostRandomness, Posts, ProvedSector,
+    Replica, SectorRef, Sectors,
+};
+pub use registered::{PostProof, UpdateProof};
+
 /// A piece as it lies in a sector.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "piece_info")]

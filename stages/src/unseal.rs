@@ -1,11 +1,13 @@
-//! Gives data back from a sealed sector: a whole piece, or a range of it, byte for byte.
+//! Gives data back from a sealed sector: a whole piece, or a range of it, byte for byte. Of a sector that took
+//! data by an update it gives that data.
 //!
-//! **Reads** the replica and the description of the sector.
+//! **Reads** the replica and the description of the sector; its update, if there is one.
 //!
 //! **Writes** the output file, under a temporary name until it is whole; layers into the attempt's own
 //! folder, removed at the end.
 //!
-//! **Costs** what PC1 costs: the layers are computed again to take them off the replica.
+//! **Costs** what PC1 costs: the layers are computed again to take them off the replica. From an update data
+//! comes as fast as it is read.
 //!
 //! **Fails**
 //! - `no_such_piece`, `range_outside` (permanent): the sector has no such data.
@@ -16,6 +18,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use filecoin_proofs_api::seal::get_unsealed_range;
@@ -30,8 +33,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::sector_info::SectorInfo;
-use crate::types::LocalPath;
+use crate::sector_info::{SectorInfo, UpdateInfo};
+use crate::snap::decode::decode;
+use crate::types::{LocalPath, PieceInfo};
 use crate::{progress, proofs};
 
 /// What it takes.
@@ -41,6 +45,12 @@ pub struct Input {
     pub sealed: Artifact,
     /// The description of the sector.
     pub sector_info: Artifact,
+    /// The updated replica.
+    #[serde(default)]
+    pub update: Option<Artifact>,
+    /// The description of the update; without it an update does not count.
+    #[serde(default)]
+    pub update_info: Option<Artifact>,
     /// Where to write the data.
     pub output: LocalPath,
     /// Which piece, from 0.
@@ -77,17 +87,19 @@ impl Stage for Unseal {
     type Output = Output;
 
     fn costs(&self, input: &Value) -> Resources {
+        if !input["update_info"].is_null() {
+            return proofs::one_core();
+        }
         // The replica's size is the sector's.
         proofs::pc1(input["sealed"]["bytes"].as_u64().unwrap_or(64 << 30))
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let sealed = cx.local_path(&input.sealed)?;
-        let info = SectorInfo::read(&cx.local_path(&input.sector_info)?)?;
+        let source = Source::open(cx, &input)?;
         let work = cx.attempt_dir()?;
         let cx2 = cx.clone();
         cx.blocking(move || {
-            let result = unseal(&cx2, &sealed, &info, &work, &input);
+            let result = unseal(&cx2, &source, &work, &input);
             durable::remove(&work).map_err(|error| Failure::io("remove", &work, &error))?;
             // The run's and the sector's folders go too, if nothing else is in them.
             for folder in work.ancestors().skip(1).take(2) {
@@ -101,18 +113,94 @@ impl Stage for Unseal {
     }
 }
 
-fn unseal(
-    cx: &StageContext,
-    sealed: &Path,
-    info: &SectorInfo,
-    work: &Path,
-    input: &Input,
-) -> Result<Output, Failure> {
+/// Where the data comes from.
+struct Source {
+    sealed: PathBuf,
+    info: SectorInfo,
+    update: Option<(PathBuf, UpdateInfo)>,
+}
+
+impl Source {
+    fn open(cx: &StageContext, input: &Input) -> Result<Self, Failure> {
+        let described = cx.local_path(&input.sector_info)?;
+        let info = SectorInfo::read(&described)?;
+        let mut update = None;
+        if let (Some(artifact), Some(described)) = (&input.update, &input.update_info) {
+            let described = cx.local_path(described)?;
+            let of = UpdateInfo::read(&described)?;
+            if of.comm_r_old != info.comm_r {
+                let text = format!(
+                    "{} is an update of the replica {}, not of {}",
+                    described.display(),
+                    of.comm_r_old,
+                    info.comm_r
+                );
+                return Err(Failure::permanent("artifact_damaged", text));
+            }
+            update = Some((cx.local_path(artifact)?, of));
+        }
+        let sealed = cx.local_path(&input.sealed)?;
+        Ok(Self { sealed, info, update })
+    }
+
+    fn pieces(&self) -> &[PieceInfo] {
+        match &self.update {
+            Some((_, update)) => &update.piece_infos,
+            None => &self.info.piece_infos,
+        }
+    }
+
+    /// Each replica has the sector's size.
+    fn check_sizes(&self) -> Result<(), Failure> {
+        let wanted = self.info.proof_type.sector_bytes();
+        for path in std::iter::once(&self.sealed).chain(self.update.as_ref().map(|(path, _)| path)) {
+            let size = std::fs::metadata(path)
+                .map_err(|error| Failure::io("read", path, &error))?
+                .len();
+            if size != wanted {
+                let text = format!("{} has {size} bytes instead of {wanted}", path.display());
+                return Err(Failure::permanent("artifact_damaged", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a range of the sector's data that begins and ends between groups of 127 bytes.
+    fn groups(&self, cx: &StageContext, work: &Path, range: Range<u64>, to: &Path) -> Result<(), Failure> {
+        if let Some((update, of)) = &self.update {
+            progress::phase(cx, "taking the data off the update");
+            return decode(update, &self.sealed, of, range, to);
+        }
+        progress::phase(cx, "computing the layers again");
+        let bytes = range.end - range.start;
+        let count = get_unsealed_range(
+            self.info.proof_type.0,
+            work.to_path_buf(),
+            self.sealed.clone(),
+            to.to_path_buf(),
+            proofs::prover_id(self.info.miner),
+            proofs::sector_id(self.info.sector),
+            self.info.comm_d.0,
+            self.info.ticket.0,
+            UnpaddedByteIndex(range.start),
+            UnpaddedBytesAmount(bytes),
+        )
+        .map_err(|error| proofs::library_failure("unseal", &error))?;
+        if u64::from(count) != bytes {
+            let text = format!("the library gave {} of {bytes} bytes", u64::from(count));
+            return Err(Failure::transient("proofs_library", text));
+        }
+        Ok(())
+    }
+}
+
+fn unseal(cx: &StageContext, source: &Source, work: &Path, input: &Input) -> Result<Output, Failure> {
     let at = usize::try_from(input.piece).unwrap_or(usize::MAX);
-    let piece = info.piece_infos.get(at).ok_or_else(|| {
+    let pieces = source.pieces();
+    let piece = pieces.get(at).ok_or_else(|| {
         let text = format!(
             "the sector has {} pieces, counted from 0; there is none at {at}",
-            info.piece_infos.len()
+            pieces.len()
         );
         Failure::permanent("no_such_piece", text)
     })?;
@@ -138,46 +226,19 @@ fn unseal(
         );
         return Err(Failure::permanent("bad_path", text));
     }
-    let size = std::fs::metadata(sealed)
-        .map_err(|error| Failure::io("read", sealed, &error))?
-        .len();
-    if size != info.proof_type.sector_bytes() {
-        let text = format!(
-            "{} has {size} bytes instead of {}",
-            sealed.display(),
-            info.proof_type.sector_bytes()
-        );
-        return Err(Failure::permanent("artifact_damaged", text));
-    }
+    source.check_sizes()?;
     // The library gives whole groups of 127 bytes.
     let start = piece.offset / 128 * 127 + input.offset;
     let first = start / 127 * 127;
     let last = (start + bytes).next_multiple_of(127);
     let groups = work.join("groups");
-    progress::phase(cx, "computing the layers again");
-    let count = get_unsealed_range(
-        info.proof_type.0,
-        work.to_path_buf(),
-        sealed.to_path_buf(),
-        groups.clone(),
-        proofs::prover_id(info.miner),
-        proofs::sector_id(info.sector),
-        info.comm_d.0,
-        info.ticket.0,
-        UnpaddedByteIndex(first),
-        UnpaddedBytesAmount(last - first),
-    )
-    .map_err(|error| proofs::library_failure("unseal", &error))?;
-    if u64::from(count) != last - first {
-        let text = format!("the library gave {} of {} bytes", u64::from(count), last - first);
-        return Err(Failure::transient("proofs_library", text));
-    }
+    source.groups(cx, work, first..last, &groups)?;
     let partial = durable::temporary(&target);
     let failure = |error: io::Error| Failure::io("write", &partial, &error);
-    let mut source = File::open(&groups).map_err(|error| Failure::io("open", &groups, &error))?;
-    source.seek(SeekFrom::Start(start - first)).map_err(failure)?;
+    let mut file = File::open(&groups).map_err(|error| Failure::io("open", &groups, &error))?;
+    file.seek(SeekFrom::Start(start - first)).map_err(failure)?;
     let mut hasher = Hashing {
-        inner: source.take(bytes),
+        inner: file.take(bytes),
         hash: Sha256::new(),
     };
     let mut out = File::create(&partial).map_err(failure)?;

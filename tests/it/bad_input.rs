@@ -18,7 +18,7 @@ fn seal_params(sector: u32, pieces: &Value) -> Vec<String> {
 }
 
 /// The code of the failure that paused a run.
-fn paused_with(home: &Home, run: &str) -> (String, String) {
+pub(crate) fn paused_with(home: &Home, run: &str) -> (String, String) {
     wait_for("the pause", || home.status(run) == "paused");
     let shown = home.json(&["run", "show", run, "--json"]);
     let failed = shown["steps"]

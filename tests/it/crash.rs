@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::env::{Home, step, wait_for, wait_hours_for};
 
 /// Everything of sealing except the proof that takes a minute.
-const WITHOUT_C2: &str = r#"
+pub(crate) const WITHOUT_C2: &str = r#"
 [workflow]
 name    = "seal_without_c2"
 subject = "sector"
@@ -75,7 +75,7 @@ fn params(home: &Home, sector: u32, proof_type: &str) -> Vec<String> {
     ]
 }
 
-fn events(home: &Home, run: &str) -> Vec<Value> {
+pub(crate) fn events(home: &Home, run: &str) -> Vec<Value> {
     let outcome = home.run(&["run", "logs", run, "--json"]);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     let entries = outcome
@@ -88,7 +88,7 @@ fn events(home: &Home, run: &str) -> Vec<Value> {
 }
 
 /// No step succeeded twice in a visit, and none started again after it had succeeded.
-fn nothing_was_done_twice(home: &Home, run: &str) {
+pub(crate) fn nothing_was_done_twice(home: &Home, run: &str) {
     let mut done: BTreeMap<String, bool> = BTreeMap::new();
     for event in events(home, run) {
         let step = event["step"].as_str().unwrap_or_default().to_owned();

@@ -9,5 +9,7 @@ mod env;
 mod house;
 mod http_pieces;
 mod offline_seal;
+mod post;
 mod reference;
+mod snap;
 mod workflow_files;

@@ -14,17 +14,15 @@
 use filecoin_proofs_api::seal::{SealPreCommitPhase2Output, seal_commit_phase1};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
-use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Resources;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::cache::CacheDir;
 use crate::types::{ActorId, CommD, CommR, PieceInfo, SealProof, SectorNumber, Seed, Ticket};
-use crate::{progress, proofs};
+use crate::{handover, progress, proofs};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -96,11 +94,7 @@ impl Stage for C1 {
                 &proofs::library_pieces(&input.piece_infos, input.proof_type)?,
             )
             .map_err(|error| proofs::library_failure("C1", &error))?;
-            let bytes = serde_json::to_vec(&output)
-                .map_err(|error| Failure::permanent("bad_output", format!("C1 output: {error}")))?;
-            durable::write(&target, &bytes).map_err(|error| Failure::io("write", &target, &error))?;
-            let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
-            let c1_output = cx2.scratch_artifact(&target, Some(digest))?;
+            let c1_output = handover::write(&cx2, &target, &output)?;
             Ok(Outcome::Done(Output { c1_output }))
         })
         .await

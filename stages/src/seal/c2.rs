@@ -20,11 +20,11 @@ use sealflow_engine::resource::Resources;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::params::{ParamKind, ParamSet, ParamsDir, SetState, status};
+use super::proof_parameters;
+use crate::params::{ParamKind, ParamSet, ParamsDir};
 use crate::types::{ActorId, SealProof, SectorNumber};
-use crate::{progress, proofs};
+use crate::{handover, progress, proofs};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -65,24 +65,11 @@ impl Stage for C2 {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let path = cx.local_path(&input.c1_output)?;
         let params = self.params.clone();
         let cx2 = cx.clone();
         cx.blocking(move || {
-            check_parameters(&params, input.proof_type)?;
-            let bytes = std::fs::read(&path).map_err(|error| Failure::io("read", &path, &error))?;
-            let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
-            if input
-                .c1_output
-                .digest
-                .as_ref()
-                .is_some_and(|recorded| *recorded != digest)
-            {
-                let text = format!("{} is not what C1 wrote; retry step c1", path.display());
-                return Err(Failure::permanent("artifact_damaged", text));
-            }
-            let phase1: SealCommitPhase1Output = serde_json::from_slice(&bytes)
-                .map_err(|error| Failure::permanent("bad_input", format!("C1 output: {error}")))?;
+            proof_parameters::require(&params, parameter_set(input.proof_type)?)?;
+            let phase1: SealCommitPhase1Output = handover::read(&cx2, &input.c1_output, "c1")?;
             progress::phase(&cx2, "Groth16 proof");
             let (prover, sector) = (proofs::prover_id(input.miner), proofs::sector_id(input.sector));
             let output = seal_commit_phase2(phase1, prover, sector)
@@ -97,24 +84,5 @@ impl Stage for C2 {
 
 /// The parameter set of a proof type.
 pub(crate) fn parameter_set(proof_type: SealProof) -> Result<ParamSet, Failure> {
-    let bytes = proof_type.sector_bytes();
-    ParamSet::all()
-        .find(|set| set.kind == ParamKind::PoRep && set.size.bytes() == bytes)
-        .ok_or_else(|| Failure::permanent("parameters_missing", format!("no parameters for {bytes} bytes")))
-}
-
-/// The library would generate missing parameters on its own, for hours; so they are looked for first.
-fn check_parameters(params: &ParamsDir, proof_type: SealProof) -> Result<(), Failure> {
-    let set = parameter_set(proof_type)?;
-    let found =
-        status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
-    if found.state == SetState::Present {
-        return Ok(());
-    }
-    let text = format!(
-        "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
-        params.path().display(),
-        super::proof_parameters::how_to_get(set)
-    );
-    Err(Failure::permanent("parameters_missing", text))
+    proof_parameters::set(ParamKind::PoRep, proof_type.sector_bytes())
 }

@@ -41,6 +41,8 @@ pub struct Output {
     pub unsealed: Option<Artifact>,
     /// Gone.
     pub c1_output: Option<Artifact>,
+    /// Gone.
+    pub snap_vanilla: Option<Artifact>,
 }
 
 /// See the module.
@@ -76,6 +78,7 @@ impl Stage for Finalize {
         Ok(Outcome::Done(Output {
             unsealed: None,
             c1_output: None,
+            snap_vanilla: None,
         }))
     }
 }

@@ -24,7 +24,7 @@ use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cache::CacheDir;
+use crate::cache::{self, CacheDir};
 use crate::sector_info::{SectorInfo, store_name};
 use crate::types::{ActorId, CommD, CommR, PieceInfo, SealProof, SectorNumber, Ticket};
 use crate::{progress, proofs};
@@ -85,7 +85,7 @@ impl Stage for Persist {
         // The lock is held to the end: nobody changes the cache while it is copied.
         let lock = CacheDir::lock_shared(cx)?;
         let cache = staging.join("cache");
-        stage_cache(&lock, &cache)?;
+        cache::stage_kept(lock.path(), &cache)?;
         let info = SectorInfo {
             version: SectorInfo::VERSION,
             miner: input.miner,
@@ -117,17 +117,4 @@ impl Stage for Persist {
             sector_info,
         }))
     }
-}
-
-/// Puts the files to keep into a folder of their own, by link where the file system can.
-fn stage_cache(lock: &CacheDir, folder: &std::path::Path) -> Result<(), Failure> {
-    durable::remove(folder).map_err(|error| Failure::io("remove", folder, &error))?;
-    std::fs::create_dir_all(folder).map_err(|error| Failure::io("make", folder, &error))?;
-    for file in lock.kept_files()? {
-        let to = folder.join(file.file_name().unwrap_or_default());
-        if std::fs::hard_link(&file, &to).is_err() {
-            std::fs::copy(&file, &to).map_err(|error| Failure::io("copy to", &to, &error))?;
-        }
-    }
-    Ok(())
 }

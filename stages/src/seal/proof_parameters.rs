@@ -1,5 +1,6 @@
 //! Makes sure that the Groth16 parameters of a proof type are there before a step needs them: devnet
-//! sizes are generated on this machine while other steps run, published ones must have been fetched.
+//! sizes are generated on this machine while other steps run, published ones must have been fetched. Which
+//! set it is follows from what it is given: for updates, for proofs of spacetime, or else for seals.
 //!
 //! **Reads** the parameter folder.
 //!
@@ -9,6 +10,7 @@
 //!
 //! **Fails**
 //! - `parameters_missing` (permanent): published parameters must be fetched; the message says how.
+//! - `bad_input` (permanent): it is given no proof type at all.
 //! - `parameters_failed` (transient): generation failed, for example on a full disk; tried again.
 
 use std::sync::Arc;
@@ -22,14 +24,37 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::c2::parameter_set;
-use crate::params::{Origin, ParamSet, ParamsDir, SectorSize, SetState, generate, status};
-use crate::types::SealProof;
+use crate::params::{Origin, ParamKind, ParamSet, ParamsDir, SectorSize, SetState, generate, status};
+use crate::post::prove;
+use crate::snap::snap_prove;
+use crate::types::{PostProof, SealProof, UpdateProof};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Input {
-    /// The seal proof type.
-    pub proof_type: SealProof,
+    /// The seal proof type; counts if neither of the others is given.
+    #[serde(default)]
+    pub proof_type: Option<SealProof>,
+    /// The update proof type.
+    #[serde(default)]
+    pub update_proof_type: Option<UpdateProof>,
+    /// The proof-of-spacetime type.
+    #[serde(default)]
+    pub post_proof_type: Option<PostProof>,
+}
+
+impl Input {
+    fn set(&self) -> Result<ParamSet, Failure> {
+        match (self.update_proof_type, self.post_proof_type, self.proof_type) {
+            (Some(update), ..) => snap_prove::parameter_set(update),
+            (_, Some(post), _) => prove::parameter_set(post),
+            (.., Some(seal)) => parameter_set(seal),
+            (None, None, None) => Err(Failure::permanent(
+                "bad_input",
+                "no proof type is given: wire proof_type, update_proof_type or post_proof_type",
+            )),
+        }
+    }
 }
 
 /// What it gives.
@@ -57,6 +82,36 @@ pub fn how_to_get(set: ParamSet) -> String {
     format!("sealflow params {verb} {set}")
 }
 
+/// The set of a kind for sectors of a size.
+pub(crate) fn set(kind: ParamKind, sector_bytes: u64) -> Result<ParamSet, Failure> {
+    ParamSet::all()
+        .find(|set| set.kind == kind && set.size.bytes() == sector_bytes)
+        .ok_or_else(|| {
+            let text = format!("no parameters for {sector_bytes} bytes");
+            Failure::permanent("parameters_missing", text)
+        })
+}
+
+/// Fails if a set is not there. The library would generate missing parameters on its own, for hours; so
+/// they are looked for before each proof.
+pub(crate) fn require(params: &ParamsDir, set: ParamSet) -> Result<(), Failure> {
+    let found =
+        status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
+    if found.state == SetState::Present {
+        return Ok(());
+    }
+    Err(missing(params, set))
+}
+
+fn missing(params: &ParamsDir, set: ParamSet) -> Failure {
+    let text = format!(
+        "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
+        params.path().display(),
+        how_to_get(set)
+    );
+    Failure::permanent("parameters_missing", text)
+}
+
 impl Stage for ProofParameters {
     const NAME: &'static str = "proof_parameters";
     const VERSION: u32 = 1;
@@ -74,7 +129,7 @@ impl Stage for ProofParameters {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let set = parameter_set(input.proof_type)?;
+        let set = input.set()?;
         let parameter_set = set.to_string();
         let broken =
             |error: crate::params::ParamsError| Failure::transient("parameters_failed", error.to_string());
@@ -85,12 +140,7 @@ impl Stage for ProofParameters {
             }));
         }
         if self.params.origin() == Origin::Published || set.size > SectorSize::MiB8 {
-            let text = format!(
-                "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
-                self.params.path().display(),
-                how_to_get(set)
-            );
-            return Err(Failure::permanent("parameters_missing", text));
+            return Err(missing(&self.params, set));
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopper = {

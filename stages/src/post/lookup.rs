@@ -1,0 +1,102 @@
+//! Finds the replicas of sectors that are named by number: the descriptions beside them in the store tell
+//! where they are and what they commit to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sealflow_engine::artifact::Stores;
+use sealflow_engine::failure::Failure;
+
+use crate::sector_info::{SectorInfo, UpdateInfo, store_name};
+use crate::types::{ActorId, Place, Replica, SectorNumber, SectorRef, Sectors};
+
+/// The local path of a place.
+pub(super) fn local_path(stores: &Stores, place: &Place) -> Result<PathBuf, Failure> {
+    stores.get(&place.store)?.local_path(&place.key)?.ok_or_else(|| {
+        let text = format!("store `{}` has no local paths", place.store);
+        Failure::permanent("no_local_path", text)
+    })
+}
+
+/// The replicas, by number, and their size.
+pub(super) fn replicas(
+    stores: &Stores,
+    miner: ActorId,
+    sectors: &Sectors,
+    store: &str,
+) -> Result<(u64, Vec<Replica>), Failure> {
+    let mut found: BTreeMap<u64, (u64, Replica)> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for one in &sectors.0 {
+        let number = one.sector();
+        let replica = match one {
+            SectorRef::Whole { proof_type, replica } => Some((proof_type.sector_bytes(), replica.clone())),
+            SectorRef::Described { store: own, .. } => {
+                described(stores, miner, number, own.as_deref().unwrap_or(store))?
+            }
+        };
+        let Some(replica) = replica else {
+            unknown.push(number.0.to_string());
+            continue;
+        };
+        if found.insert(number.0, replica).is_some() {
+            let text = format!("sector {} is named twice", number.0);
+            return Err(Failure::permanent("sector_twice", text));
+        }
+    }
+    if !unknown.is_empty() {
+        let text = format!(
+            "store `{store}` has no description of sector {}; take what is not there out of `sectors`, or \
+             give proof_type, comm_r, sealed and cache of it",
+            unknown.join(", ")
+        );
+        return Err(Failure::permanent("unknown_sector", text));
+    }
+    let mut sizes = found.values().map(|(bytes, _)| *bytes);
+    let Some(bytes) = sizes.next() else {
+        return Err(Failure::permanent(
+            "no_sectors",
+            "`sectors` is empty: there is nothing to prove",
+        ));
+    };
+    if let Some(other) = sizes.find(|other| *other != bytes) {
+        let text = format!("sectors of {bytes} and {other} bytes cannot be proved together");
+        return Err(Failure::permanent("mixed_sizes", text));
+    }
+    Ok((bytes, found.into_values().map(|(_, replica)| replica).collect()))
+}
+
+/// The replica that the descriptions in a store tell of; the update, if there is one.
+fn described(
+    stores: &Stores,
+    miner: ActorId,
+    sector: SectorNumber,
+    store: &str,
+) -> Result<Option<(u64, Replica)>, Failure> {
+    let name = store_name(miner, sector);
+    let place = |key: String| Place {
+        store: store.to_owned(),
+        key,
+    };
+    let replica = |comm_r, sealed: &str, cache: &str| Replica {
+        sector,
+        comm_r,
+        sealed: place(format!("{sealed}/{name}")),
+        cache: place(format!("{cache}/{name}")),
+    };
+    let path = local_path(stores, &place(format!("sector/{name}.update.json")))?;
+    if path.exists() {
+        let info = UpdateInfo::read(&path)?;
+        let replica = replica(info.comm_r_new, "update", "update-cache");
+        return Ok(Some((info.update_proof_type.sector_bytes(), replica)));
+    }
+    let path = local_path(stores, &place(format!("sector/{name}.json")))?;
+    if !path.exists() {
+        return Ok(None);
+    }
+    let info = SectorInfo::read(&path)?;
+    Ok(Some((
+        info.proof_type.sector_bytes(),
+        replica(info.comm_r, "sealed", "cache"),
+    )))
+}

@@ -1,0 +1,117 @@
+//! Copies what must last of an update from the scratch folder into a store: the updated replica, what proofs of
+//! spacetime need of its trees, and a description. From then on proofs of spacetime and unsealing take the
+//! update. The replica that it was made from stays: the data cannot be had without it.
+//!
+//! **Reads** the updated replica and its trees.
+//!
+//! **Writes** `update/s-t0…`, `update-cache/s-t0…` and then `sector/s-t0….update.json` into the store: under
+//! temporary names, checksummed and made durable before they get their own. A copy that was broken off goes on
+//! where it stopped.
+//!
+//! **Costs** one core for checksums; the replica's size in the store.
+//!
+//! **Fails**
+//! - `unknown_store` (permanent): no store of this name is configured.
+//! - `no_space` (transient): free space in the store; it is tried again.
+//! - `no_permission` (permanent): let sealflow write to the store, then retry.
+
+use schemars::JsonSchema;
+use sealflow_engine::artifact::Artifact;
+use sealflow_engine::durable;
+use sealflow_engine::failure::Failure;
+use sealflow_engine::resource::Resources;
+use sealflow_engine::stage::{Outcome, Stage, StageContext};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cache;
+use crate::sector_info::{UpdateInfo, store_name};
+use crate::types::{ActorId, CommD, CommR, PieceInfo, SectorNumber, UpdateProof};
+use crate::{progress, proofs};
+
+/// What it takes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Input {
+    /// The update proof type.
+    pub update_proof_type: UpdateProof,
+    /// The miner.
+    pub miner: ActorId,
+    /// The sector.
+    pub sector: SectorNumber,
+    /// The commitment to the replica that the update was made from.
+    pub comm_r_old: CommR,
+    /// The commitment to the updated replica.
+    pub comm_r_new: CommR,
+    /// The commitment to the data in it.
+    pub comm_d_new: CommD,
+    /// The pieces in it.
+    pub piece_infos: Vec<PieceInfo>,
+    /// The updated replica.
+    pub update: Artifact,
+    /// Its trees and auxiliary files.
+    pub update_cache: Artifact,
+    /// The store to copy to; `store` if nothing is said.
+    #[serde(default)]
+    pub store: Option<String>,
+}
+
+/// What it gives.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// The updated replica, in the store.
+    pub update: Artifact,
+    /// Its last tree and auxiliary files, in the store.
+    pub update_cache: Artifact,
+    /// The description of the update, in the store.
+    pub update_info: Artifact,
+}
+
+/// See the module.
+pub struct PersistUpdate;
+
+impl Stage for PersistUpdate {
+    const NAME: &'static str = "persist_update";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = include_str!("persist_update.rs");
+    type Input = Input;
+    type Output = Output;
+
+    fn costs(&self, _: &Value) -> Resources {
+        proofs::one_core()
+    }
+
+    async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        let store = cx.stores.get(input.store.as_deref().unwrap_or("store"))?.clone();
+        let name = store_name(input.miner, input.sector);
+        let staging = cx.attempt_dir()?;
+        let kept = staging.join("update_cache");
+        cache::stage_kept(&cx.local_path(&input.update_cache)?, &kept)?;
+        let info = UpdateInfo {
+            version: UpdateInfo::VERSION,
+            miner: input.miner,
+            sector: input.sector,
+            update_proof_type: input.update_proof_type,
+            comm_r_old: input.comm_r_old,
+            comm_r_new: input.comm_r_new,
+            comm_d_new: input.comm_d_new,
+            piece_infos: input.piece_infos,
+        };
+        let described = staging.join("update.json");
+        let text = serde_json::to_vec_pretty(&info).unwrap_or_default();
+        durable::write(&described, &text).map_err(|error| Failure::io("write", &described, &error))?;
+        let update = cx.local_path(&input.update)?;
+        let total = input.update.bytes;
+        let done = |bytes: u64| progress::bytes(cx, "copying the update", bytes, total);
+        let update = store.put(&format!("update/{name}"), &update, &done).await?;
+        let key = format!("update-cache/{name}");
+        let update_cache = store.put(&key, &kept, &|_| {}).await?;
+        // Last, because the update counts once it is described.
+        let key = format!("sector/{name}.update.json");
+        let update_info = store.put(&key, &described, &|_| {}).await?;
+        Ok(Outcome::Done(Output {
+            update,
+            update_cache,
+            update_info,
+        }))
+    }
+}

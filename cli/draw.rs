@@ -194,6 +194,7 @@ pub(crate) fn run(run: &RunDetail) -> String {
         .unwrap_or(0);
     for (step, depth) in run.steps.iter().zip(&depth) {
         lines.push(step_line(step, *depth, name_width));
+        lines.extend(item_lines(step, *depth, name_width));
     }
     lines.join("\n")
 }
@@ -239,6 +240,45 @@ fn depths(steps: &[StepView]) -> Vec<usize> {
     depths
 }
 
+/// The most items of a step that a picture shows one by one.
+const ITEMS: usize = 12;
+
+/// The items of a step: all if they are few, else those that somebody may have to look at.
+fn item_lines(step: &StepView, depth: usize, width: usize) -> Vec<String> {
+    let dull = |item: &&StepView| matches!(item.status.as_str(), "succeeded" | "pending" | "ready");
+    let shown: Vec<&StepView> = if step.items.len() <= ITEMS {
+        step.items.iter().collect()
+    } else {
+        step.items.iter().filter(|item| !dull(item)).collect()
+    };
+    let mut lines: Vec<String> = shown
+        .iter()
+        .take(ITEMS)
+        .map(|item| step_line(item, depth + 1, width))
+        .collect();
+    if shown.len() > ITEMS {
+        lines.push(format!(
+            "    … {} more; `run show --json` has all",
+            shown.len() - ITEMS
+        ));
+    }
+    lines
+}
+
+/// How many of a step's items stand how.
+fn item_counts(step: &StepView) -> Option<String> {
+    let count = step.item_count?;
+    let of = |status: &str| step.items.iter().filter(|item| item.status == status).count();
+    let mut text = format!("{} of {count} items", of("succeeded") + of("skipped"));
+    for status in ["running", "failed", "waiting", "skipped"] {
+        match of(status) {
+            0 => {}
+            some => text.push_str(&format!(", {some} {status}")),
+        }
+    }
+    Some(text)
+}
+
 fn step_line(step: &StepView, depth: usize, width: usize) -> String {
     let (sign, color) = mark(&step.status);
     let name = format!("{}{}", "  ".repeat(depth), step.step);
@@ -251,6 +291,19 @@ fn step_line(step: &StepView, depth: usize, width: usize) -> String {
         text.push_str(&format!("  {}", running(step)));
     } else if step.seconds > 0.0 {
         text.push_str(&format!("  {}", seconds(step.seconds)));
+    }
+    if let Some(counts) = item_counts(step) {
+        text.push_str(&format!("  {counts}"));
+    }
+    if let Some(why) = &step.skipped {
+        text.push_str(&format!("  {}", style(why).dim()));
+    }
+    if let Some(until) = step
+        .valid_until
+        .as_ref()
+        .filter(|_| !matches!(step.status.as_str(), "succeeded" | "skipped"))
+    {
+        text.push_str(&format!("  until {until}"));
     }
     if step.attempts > 1 {
         text.push_str(&format!("  attempt {}", step.attempts));

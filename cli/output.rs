@@ -38,8 +38,8 @@ pub(crate) fn count(n: impl TryInto<u64>, thing: &str) -> String {
     let n = n.try_into().unwrap_or(u64::MAX);
     match thing.strip_suffix('y') {
         _ if n == 1 => format!("1 {thing}"),
-        Some(stem) => format!("{n} {stem}ies"),
-        None => format!("{n} {thing}s"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{n} {stem}ies"),
+        _ => format!("{n} {thing}s"),
     }
 }
 

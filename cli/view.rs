@@ -3,12 +3,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use sealflow_engine::core::{Condition, Explanation};
 use sealflow_engine::dispatcher::LiveView;
 use sealflow_engine::event::{Entry, Output};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, RunFilter, StoredGraph};
 use sealflow_engine::rows::{RunRow, StepRow};
-use sealflow_engine::run::RunStatus;
+use sealflow_engine::run::{RunStatus, StepStatus};
 use sealflow_engine::stage::Wake;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +32,9 @@ pub(crate) struct RunSummary {
     /// The caller's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
+    /// Runs of higher priority start their steps first.
+    #[serde(default)]
+    pub(crate) priority: i32,
     /// When it started (RFC 3339).
     pub(crate) created_at: String,
     /// When it last changed (RFC 3339).
@@ -91,6 +95,58 @@ pub(crate) struct StepView {
     /// Why it has not started although it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blocked: Option<String>,
+    /// Why it was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<String>,
+    /// When its success is worth nothing any more (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) valid_until: Option<String>,
+    /// How many items a step with `foreach` has, once they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) item_count: Option<u32>,
+    /// Its items, as far as they have been let go, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub(crate) items: Vec<StepView>,
+}
+
+impl StepView {
+    /// A step or an item that has no row: it is as it was at the start.
+    fn untouched(step: String, stage: Option<String>, needs: Vec<String>, since: u64) -> Self {
+        Self {
+            step,
+            stage,
+            status: if needs.is_empty() { "ready" } else { "pending" }.to_owned(),
+            needs,
+            since: time(since),
+            visit: 1,
+            attempts: 0,
+            seconds: 0.0,
+            output: None,
+            failure: None,
+            waiting_for: None,
+            executor: None,
+            progress: None,
+            estimate_seconds: None,
+            blocked: None,
+            skipped: None,
+            valid_until: None,
+            item_count: None,
+            items: Vec::new(),
+        }
+    }
+
+    /// Adds what only the daemon knows.
+    fn add_live(&mut self, live: &LiveView) {
+        let progress = live.progress.iter().find(|(name, _)| name.as_str() == self.step);
+        self.progress = progress.and_then(|(_, progress)| serde_json::to_value(progress).ok());
+        let why = live.why.iter().find(|why| why.step.as_str() == self.step);
+        let ready = why.filter(|why| why.status == StepStatus::Ready);
+        self.blocked = ready.map(|why| {
+            let texts: Vec<&str> = why.conditions.iter().map(|one| one.text.as_str()).collect();
+            texts.join("; ")
+        });
+    }
 }
 
 /// A failure.
@@ -118,6 +174,7 @@ pub(crate) fn summary(row: &RunRow) -> RunSummary {
         status: row.status.as_str().to_owned(),
         reason: row.reason.clone(),
         key: row.key.clone(),
+        priority: row.priority,
         created_at: time(row.created_at),
         updated_at: time(row.updated_at),
     }
@@ -149,30 +206,15 @@ pub(crate) async fn detail(
     let specs = &stored.data.steps;
     let mut steps = Vec::with_capacity(specs.len());
     for (at, spec) in specs.iter().enumerate() {
-        let step = rows.iter().find(|step| step.ix.get() == at);
-        let mut view = StepView {
-            step: spec.name.to_string(),
-            stage: spec.stage.as_ref().map(|stage| stage.name.to_string()),
-            needs: spec
-                .needs
-                .iter()
-                .map(|need| specs[need.get()].name.to_string())
-                .collect(),
-            // A step that never changed has no row: it is as it was at the start.
-            status: if spec.needs.is_empty() { "ready" } else { "pending" }.to_owned(),
-            since: time(row.created_at),
-            visit: 1,
-            attempts: 0,
-            seconds: 0.0,
-            output: None,
-            failure: None,
-            waiting_for: None,
-            executor: None,
-            progress: None,
-            estimate_seconds: None,
-            blocked: None,
-        };
-        if let Some(step) = step {
+        let stage = spec.stage.as_ref().map(|stage| stage.name.to_string());
+        let needs = spec.needs.iter().map(|need| specs[need.get()].name.to_string());
+        let mut view = StepView::untouched(
+            spec.name.to_string(),
+            stage.clone(),
+            needs.collect(),
+            row.created_at,
+        );
+        if let Some(step) = rows.iter().find(|step| step.ix.get() == at) {
             fill(&mut view, step, journal).await?;
         }
         if view.status == "running" {
@@ -181,11 +223,28 @@ pub(crate) async fn detail(
                 .find(|(name, _)| *name == view.step)
                 .map(|(_, seconds)| *seconds);
         }
+        // Rows of items of earlier visits stay; those beyond the present number are gone.
+        let count = view.item_count.unwrap_or(0);
+        let mut items: Vec<(u32, &StepRow)> = Vec::new();
+        for step in rows.iter().filter(|step| step.ix.get() >= specs.len()) {
+            if let (base, Some(index)) = step.step.split()
+                && base == view.step
+                && index < count
+            {
+                items.push((index, step));
+            }
+        }
+        items.sort_by_key(|(index, _)| *index);
+        for (_, step) in items {
+            let mut item = StepView::untouched(step.step.to_string(), stage.clone(), Vec::new(), step.since);
+            fill(&mut item, step, journal).await?;
+            if let Some(live) = live {
+                item.add_live(live);
+            }
+            view.items.push(item);
+        }
         if let Some(live) = live {
-            let progress = live.progress.iter().find(|(name, _)| *name == spec.name);
-            view.progress = progress.and_then(|(_, progress)| serde_json::to_value(progress).ok());
-            let blocked = live.blocked.iter().find(|(name, _)| *name == spec.name);
-            view.blocked = blocked.map(|(_, blocked)| blocked.reason.clone());
+            view.add_live(live);
         }
         steps.push(view);
     }
@@ -222,7 +281,11 @@ async fn fill(view: &mut StepView, step: &StepRow, journal: &dyn Journal) -> Res
     view.waiting_for = step.wake.as_ref().map(|wake| match wake {
         Wake::At(at) => format!("the time {}", time(*at)),
         Wake::Signal(name) => format!("the signal `{name}`"),
+        Wake::Approval(text) => format!("an approval: {text}"),
     });
+    view.skipped = step.skipped.clone();
+    view.valid_until = step.valid_until.map(time);
+    view.item_count = step.items;
     view.executor = step.current.as_ref().map(|current| current.executor.clone());
     Ok(())
 }
@@ -261,6 +324,61 @@ async fn estimates(journal: &dyn Journal, row: &RunRow) -> Result<Vec<(String, f
         .into_iter()
         .map(|(name, all)| (name, median(all)))
         .collect())
+}
+
+/// Why a run does not move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ExplainView {
+    /// The run.
+    pub(crate) run: String,
+    /// Where it stands.
+    pub(crate) status: String,
+    /// Each step and item that is not through, needs first.
+    pub(crate) steps: Vec<StepWhy>,
+}
+
+/// Why a step is not through.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct StepWhy {
+    /// The step or item.
+    pub(crate) step: String,
+    /// Where it stands.
+    pub(crate) status: String,
+    /// Every condition that is not met; none while it runs.
+    pub(crate) conditions: Vec<ConditionView>,
+}
+
+/// A condition that is not met.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ConditionView {
+    /// A stable slug: `upstream`, `backoff`, `cpu`, `memory`, `approval`, …
+    pub(crate) kind: String,
+    /// The condition in one sentence.
+    pub(crate) text: String,
+    /// Since when (RFC 3339).
+    pub(crate) since: String,
+    /// The numbers behind the sentence, by name.
+    pub(crate) numbers: std::collections::BTreeMap<String, u64>,
+}
+
+/// Why a run does not move, from what the daemon knows.
+pub(crate) fn explain(row: &RunRow, why: &[Explanation]) -> ExplainView {
+    let condition = |one: &Condition| ConditionView {
+        kind: one.kind.clone(),
+        text: one.text.clone(),
+        since: time(one.since),
+        numbers: one.numbers.clone(),
+    };
+    let step = |why: &Explanation| StepWhy {
+        step: why.step.to_string(),
+        status: why.status.as_str().to_owned(),
+        conditions: why.conditions.iter().map(condition).collect(),
+    };
+    ExplainView {
+        run: row.run.to_string(),
+        status: row.status.as_str().to_owned(),
+        steps: why.iter().map(step).collect(),
+    }
 }
 
 /// An entry of a run's journal, for people.

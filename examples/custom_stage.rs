@@ -9,7 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Stores;
 use sealflow_engine::clock::SystemClock;
-use sealflow_engine::dispatcher::{Parts, open};
+use sealflow_engine::dispatcher::{NewRun, Parts, open};
 use sealflow_engine::event::By;
 use sealflow_engine::executor::{Executor, ExecutorSpec};
 use sealflow_engine::failure::Failure;
@@ -119,7 +119,14 @@ async fn main() -> anyhow::Result<()> {
 
     let params = json!({ "name": "greeting", "text": "seal, prove, repeat" });
     let run = handle
-        .start_run(Arc::new(graph), WORKFLOW.to_owned(), params, None, By::default())
+        .start_run(NewRun {
+            graph: Arc::new(graph),
+            source: WORKFLOW.to_owned(),
+            params,
+            key: None,
+            priority: None,
+            by: By::default(),
+        })
         .await?;
     loop {
         let row = journal

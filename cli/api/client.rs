@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, RunFilter};
+use sealflow_engine::workflow::GraphData;
 use sealflow_storage::journal::{DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +16,7 @@ use super::{Health, Problem, StartRequest, Started, VerbRequest};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
 use crate::home::Listening;
-use crate::view::{self, EntryView, RunDetail, RunSummary};
+use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
 use crate::wire;
 
 /// How long a daemon may take to accept a connection.
@@ -138,6 +139,11 @@ impl Client {
         self.call(Method::POST, "/api/v1/runs", Some(request)).await
     }
 
+    pub(crate) async fn explain(&self, run: &RunId) -> anyhow::Result<ExplainView> {
+        self.call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}/explain"), None)
+            .await
+    }
+
     pub(crate) async fn verb(
         &self,
         run: &RunId,
@@ -212,6 +218,21 @@ impl Source {
                 client
                     .call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}"), None)
                     .await
+            }
+        }
+    }
+
+    /// The graph that a run keeps.
+    pub(crate) async fn graph(&self, run: &RunId) -> anyhow::Result<GraphData> {
+        match self {
+            Self::Store(journal) => {
+                let row = journal.run(run).await?;
+                let row = row.ok_or_else(|| not_found(format!("there is no run {run}")))?;
+                Ok(view::graph(&**journal, &row).await?.data)
+            }
+            Self::Daemon(client) => {
+                let path = format!("/api/v1/runs/{run}/graph");
+                client.call::<(), _>(Method::GET, &path, None).await
             }
         }
     }

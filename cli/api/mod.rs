@@ -27,6 +27,9 @@ pub(crate) struct StartRequest {
     /// The caller's name for the run: starting it again under the same key gives the same run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
+    /// Runs of higher priority start their steps first; the workflow's own if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<i32>,
     /// Who asks, and why.
     #[serde(default)]
     pub(crate) by: ByRequest,
@@ -55,13 +58,20 @@ pub(crate) struct Started {
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VerbRequest {
-    /// The step, for `retry`; all failed steps if nothing is said.
+    /// The step, or the item as in `window_post[3]`. `retry` without one is about all failed steps; `fork`
+    /// does this step and all that need it anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) step: Option<String>,
     /// The name, for `signal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signal: Option<String>,
-    /// What comes with a signal.
+    /// The new priority, for `prioritize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<i32>,
+    /// The caller's name for the new run, for `fork`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// What comes with a signal; for `override` the output.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub(crate) data: Value,
     /// Who asks, and why.

@@ -7,10 +7,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use sealflow_engine::core::{Refused, Verb};
-use sealflow_engine::dispatcher::{Handle, RequestError};
+use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, RunFilter};
+use sealflow_engine::workflow::GraphData;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use utoipa_axum::routes;
 use super::extract::{Json, Path, Query};
 use super::{ByRequest, ExecutorView, Health, Problem, StartRequest, Started, VerbRequest};
 use crate::builtin;
-use crate::view::{self, EntryView, RunDetail, RunSummary};
+use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -48,6 +49,8 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(list_runs, start_run))
         .routes(routes!(show_run))
         .routes(routes!(run_journal))
+        .routes(routes!(explain_run))
+        .routes(routes!(run_graph))
         .routes(routes!(run_verb))
         .routes(routes!(describe))
 }
@@ -251,7 +254,14 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
         .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
     let run = api
         .handle
-        .start_run(graph, found.text, request.params, request.key, by(request.by))
+        .start_run(NewRun {
+            graph,
+            source: found.text,
+            params: request.params,
+            key: request.key,
+            priority: request.priority,
+            by: by(request.by),
+        })
         .await?;
     Ok(Json(Started { run: run.to_string() }))
 }
@@ -292,7 +302,25 @@ async fn run_journal(
     Ok(Json(entries.iter().map(view::entry).collect()))
 }
 
-/// Asks something of a run: `pause`, `resume`, `cancel`, `retry` or `signal`.
+/// Why a run does not move: every condition that is not met, with its numbers and since when.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/explain", responses((status = 200, body = ExplainView), (status = 404, body = Problem)))]
+async fn explain_run(State(api): Shared, Path(run): Path<String>) -> Result<Json<ExplainView>, ApiError> {
+    let id = run_id(&run)?;
+    let row = api.handle.journal().run(&id).await?.ok_or_else(|| no_run(&run))?;
+    let live = api.handle.live(&id).await?;
+    Ok(Json(view::explain(&row, &live.why)))
+}
+
+/// The graph that a run keeps, with every default filled in.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/graph", responses((status = 200, body = serde_json::Value), (status = 404, body = Problem)))]
+async fn run_graph(State(api): Shared, Path(run): Path<String>) -> Result<Json<GraphData>, ApiError> {
+    let journal: &dyn Journal = &**api.handle.journal();
+    let row = journal.run(&run_id(&run)?).await?.ok_or_else(|| no_run(&run))?;
+    Ok(Json(view::graph(journal, &row).await?.data))
+}
+
+/// Asks something of a run: `pause`, `resume`, `cancel`, `retry`, `rewind`, `skip`, `override`, `approve`,
+/// `prioritize`, `signal`, or `fork`, which answers with the new run.
 #[utoipa::path(post, path = "/api/v1/runs/{run}/{verb}", request_body = VerbRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
 async fn run_verb(
     State(api): Shared,
@@ -301,17 +329,40 @@ async fn run_verb(
 ) -> Result<Json<Started>, ApiError> {
     let id = run_id(&run)?;
     let bad = |what: String| ApiError(StatusCode::BAD_REQUEST, "bad_request", what);
-    let verb = match (verb.as_str(), request.signal) {
-        ("pause", None) => Verb::Pause,
-        ("resume", None) => Verb::Resume,
-        ("cancel", None) => Verb::Cancel,
-        ("retry", None) => {
-            let step = request.step.as_deref().map(str::parse).transpose();
-            Verb::Retry(step.map_err(|error: sealflow_engine::id::NameError| bad(error.to_string()))?)
+    let step = request.step.as_deref().map(str::parse).transpose();
+    let step = step.map_err(|error: sealflow_engine::id::NameError| bad(error.to_string()))?;
+    let named = || step.clone().ok_or_else(|| bad(format!("`{verb}` needs a step")));
+    let verb = match verb.as_str() {
+        "pause" => Verb::Pause,
+        "resume" => Verb::Resume,
+        "cancel" => Verb::Cancel,
+        "retry" => Verb::Retry(step),
+        "rewind" => Verb::Rewind(named()?),
+        "skip" => Verb::Skip(named()?),
+        "override" => Verb::Override(named()?, request.data),
+        "approve" => Verb::Approve(named()?),
+        "prioritize" => {
+            let priority = request
+                .priority
+                .filter(|priority| (-1000..=1000).contains(priority));
+            Verb::Prioritize(priority.ok_or_else(|| bad("a priority is from -1000 to 1000".to_owned()))?)
         }
-        ("signal", Some(name)) => Verb::Signal(name, request.data),
-        ("signal", None) => return Err(bad("a signal needs a name".to_owned())),
-        (other, _) => return Err(bad(format!("a run cannot be asked to `{other}`"))),
+        "signal" => {
+            let name = request
+                .signal
+                .ok_or_else(|| bad("a signal needs a name".to_owned()))?;
+            Verb::Signal(name, request.data)
+        }
+        "fork" => {
+            let forked = api
+                .handle
+                .fork_run(&id, &named()?, request.key, by(request.by))
+                .await?;
+            return Ok(Json(Started {
+                run: forked.to_string(),
+            }));
+        }
+        other => return Err(bad(format!("a run cannot be asked to `{other}`"))),
     };
     match api.handle.operate(&id, verb, by(request.by)).await {
         Ok(()) => Ok(Json(Started { run })),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use sealflow_engine::core::Verb;
-use sealflow_engine::dispatcher::Handle;
+use sealflow_engine::dispatcher::{Handle, NewRun};
 use sealflow_engine::durable;
 use sealflow_engine::event::By;
 use sealflow_engine::id::RunId;
@@ -248,7 +248,14 @@ async fn start(
     let found = builtin::find(workflow, &cx.home.workflows())?;
     let (graph, _) = builtin::graph(&found, handle.registry())?;
     let run = handle
-        .start_run(graph, found.text, params, Some(key), by())
+        .start_run(NewRun {
+            graph,
+            source: found.text,
+            params,
+            key: Some(key),
+            priority: None,
+            by: by(),
+        })
         .await?;
     let row = handle.journal().run(&run).await?;
     if row.is_some_and(|row| row.status == RunStatus::Paused) {

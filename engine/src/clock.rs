@@ -42,3 +42,13 @@ impl Clock for SystemClock {
         }
     }
 }
+
+/// A time in milliseconds since 1970, as people and logs read it.
+pub fn rfc3339(ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms));
+    let shown = time.filter(|_| ms < 253_402_300_800_000);
+    shown.map_or_else(
+        || format!("{ms} ms since 1970"),
+        |time| humantime::format_rfc3339_millis(time).to_string(),
+    )
+}

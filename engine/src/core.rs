@@ -5,14 +5,16 @@
 mod admission;
 mod attempt;
 mod effect;
+mod explain;
 mod request;
 #[cfg(test)]
 mod tests;
 
-pub use effect::{Blocked, Dispatch, Effect, Transition};
-pub use request::{Refused, StartRun, Verb};
+pub use effect::{Dispatch, Effect, Transition};
+pub use explain::{Condition, Explanation};
+pub use request::{Fork, Refused, StartRun, Verb};
 
-use admission::Place;
+use admission::{Place, Turn};
 use attempt::Limit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -69,7 +71,9 @@ pub struct Core {
     damaged: BTreeMap<RunId, String>,
     keys: HashMap<String, RunId>,
     claims: HashMap<Subject, BTreeMap<RunId, Claim>>,
-    ready: BTreeMap<StageName, BTreeSet<(u64, RunId, StepIx)>>,
+    ready: BTreeMap<StageName, BTreeSet<Turn>>,
+    /// When steps expire, by wall clock; checked again when it comes to it.
+    expiries: BTreeSet<(u64, RunId, StepIx)>,
     /// Wakes by wall clock.
     timers: BTreeSet<(u64, RunId, StepIx)>,
     /// Attempt limits by monotonic clock.
@@ -104,6 +108,7 @@ impl Core {
             keys: HashMap::new(),
             claims: HashMap::new(),
             ready: BTreeMap::new(),
+            expiries: BTreeSet::new(),
             timers: BTreeSet::new(),
             limits: BTreeSet::new(),
             orphans: BTreeMap::new(),
@@ -325,7 +330,12 @@ impl Core {
                 if let Some(event) = self.answer(run, &command, now) {
                     let regroups = matches!(
                         event,
-                        Event::Rewound { .. } | Event::RunPaused { .. } | Event::RunFinished { .. }
+                        Event::Rewound { .. }
+                            | Event::StepExpired { .. }
+                            | Event::StepJudged { .. }
+                            | Event::ItemsListed { .. }
+                            | Event::RunPaused { .. }
+                            | Event::RunFinished { .. }
                     );
                     events.push(event);
                     if regroups {
@@ -346,15 +356,12 @@ impl Core {
     /// The event that answers a command at once; what cannot be answered at once is set in motion.
     fn answer(&mut self, run: &RunId, command: &Command, now: Now) -> Option<Event> {
         let live = self.runs.get_mut(run)?;
-        let name = |ix: &StepIx| live.state.graph.step(*ix).name.clone();
+        let name = |ix: &StepIx| live.state.name(*ix);
         match command {
             Command::Start(ix) => {
-                let stage = live.state.graph.step(*ix).stage.as_ref()?.name.clone();
-                let since = live.state.step(*ix).since;
-                self.ready
-                    .entry(stage)
-                    .or_default()
-                    .insert((since, run.clone(), *ix));
+                let stage = live.state.spec(*ix).stage.as_ref()?.name.clone();
+                let turn = Turn::of(&live.state, *ix);
+                self.ready.entry(stage).or_default().insert(turn);
                 None
             }
             Command::Run(_) => None,
@@ -370,6 +377,7 @@ impl Core {
                 let wake = match spec {
                     WaitSpec::For(ms) => Wake::At(now.wall_ms.saturating_add(*ms)),
                     WaitSpec::Signal(signal) => Wake::Signal(signal.clone()),
+                    WaitSpec::Approval(text) => Wake::Approval(text.clone()),
                 };
                 Some(Event::StepWaiting {
                     step: name(ix),
@@ -379,7 +387,7 @@ impl Core {
                 })
             }
             Command::Backoff(ix, failures) => {
-                let retry = &live.state.graph.step(*ix).retry;
+                let retry = &live.state.spec(*ix).retry;
                 let backoff = u64::try_from(retry.backoff(*failures).as_millis()).unwrap_or(u64::MAX);
                 let jitter = jitter(run, *ix, *failures, backoff);
                 let wake = Wake::At(now.wall_ms.saturating_add(backoff).saturating_add(jitter));
@@ -401,6 +409,24 @@ impl Core {
                     }
                 }
                 None
+            }
+            Command::Judge(ix, judgement) => Some(Event::StepJudged {
+                step: name(ix),
+                skip: judgement.skip.clone(),
+                valid_until: judgement.valid_until,
+            }),
+            Command::List(ix, count) => Some(Event::ItemsListed {
+                step: name(ix),
+                count: *count,
+            }),
+            Command::Expire(ix, until) => {
+                if *until > now.wall_ms {
+                    self.expiries.insert((*until, run.clone(), *ix));
+                    return None;
+                }
+                let event = Event::StepExpired { step: name(ix) };
+                self.stop_one(run, *ix);
+                Some(event)
             }
             Command::Wake(ix) => Some(Event::StepWoken { step: name(ix) }),
             Command::Pass(ix) => Some(Event::StepPassed { step: name(ix) }),
@@ -424,11 +450,30 @@ impl Core {
 
     /// Stops the running attempts of a step and of all that need it: another visit begins.
     fn stop_from(&mut self, run: &RunId, first: StepIx) {
+        let Some(live) = self.runs.get(run) else { return };
+        let mut steps = live.state.lineage(first);
+        if live.state.step(first).item.is_some() {
+            // Other items of the step are left alone.
+            let base = live.state.base(first);
+            steps.retain(|ix| *ix == first || live.state.base(*ix) != base);
+        }
+        self.stop_steps(run, steps);
+    }
+
+    /// Stops the running attempts of a step, or of its items.
+    fn stop_one(&mut self, run: &RunId, ix: StepIx) {
+        let Some(live) = self.runs.get(run) else { return };
+        let steps = std::iter::once(ix).chain(live.state.items(ix).iter().copied());
+        let steps = steps.collect();
+        self.stop_steps(run, steps);
+    }
+
+    fn stop_steps(&mut self, run: &RunId, steps: Vec<StepIx>) {
         let Some(live) = self.runs.get_mut(run) else {
             return;
         };
         let mut running = Vec::new();
-        for ix in live.state.graph.with_descendants(first) {
+        for ix in steps {
             if let (Some(key), Some(current)) = (live.state.current_key(ix), &live.state.step(ix).current) {
                 let (executor, key_of_stop) = (current.executor.clone(), key.clone());
                 live.effects.push(Effect::Stop {
@@ -503,10 +548,16 @@ impl Core {
 /// The artifacts that an entry makes current: those of the successes in it, and after a rewind those
 /// that the run still stands by.
 pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
-    let accepted = entry
-        .events
-        .iter()
-        .any(|event| matches!(event, Event::AttemptSucceeded { .. } | Event::Rewound { .. }));
+    let accepted = entry.events.iter().any(|event| {
+        matches!(
+            event,
+            Event::AttemptSucceeded { .. }
+                | Event::Rewound { .. }
+                | Event::StepOverridden { .. }
+                | Event::StepRedone { .. }
+                | Event::StepAdopted { .. }
+        )
+    });
     if !accepted {
         return Vec::new();
     }

@@ -3,7 +3,7 @@
 
 use crate::event::{PauseReason, RunEnd};
 use crate::failure::FailureClass;
-use crate::run::{RunState, RunStatus, StepStatus};
+use crate::run::{Judgement, RunState, RunStatus, StepStatus};
 use crate::stage::Wake;
 use crate::workflow::{StepIx, WaitSpec};
 
@@ -24,6 +24,12 @@ pub enum Command {
     Arm(StepIx, Wake),
     /// What the step waits for is there already. Answered by `StepWoken`.
     Wake(StepIx),
+    /// The conditions of the step come to this. Answered by `StepJudged`.
+    Judge(StepIx, Judgement),
+    /// The step has this many items. Answered by `ItemsListed`.
+    List(StepIx, u32),
+    /// See that the step expires at this time (milliseconds since 1970). Answered by `StepExpired`.
+    Expire(StepIx, u64),
     /// The step has nothing to do. Answered by `StepPassed`.
     Pass(StepIx),
     /// Take this way back (its place in the graph). Answered by `Rewound`.
@@ -41,16 +47,17 @@ pub fn decide(run: &RunState) -> Vec<Command> {
     match run.status {
         RunStatus::Succeeded | RunStatus::Cancelled => {}
         RunStatus::Cancelling => {
-            let running = run
-                .frontier()
-                .filter(|ix| run.step(*ix).status == StepStatus::Running);
+            let running = run.frontier().filter(|ix| run.step(*ix).current.is_some());
             commands.extend(running.map(Command::Stop));
             if commands.is_empty() && run.discarding.is_empty() {
                 commands.push(Command::Finish(RunEnd::Cancelled));
             }
         }
         RunStatus::Running | RunStatus::Paused => {
-            commands.extend(run.frontier().filter_map(|ix| step(run, ix)));
+            for ix in run.frontier() {
+                commands.extend(run.step(ix).valid_until.map(|until| Command::Expire(ix, until)));
+                commands.extend(step(run, ix));
+            }
             if run.status == RunStatus::Running && run.all_done() && run.discarding.is_empty() {
                 commands.push(Command::Finish(RunEnd::Succeeded));
             }
@@ -61,17 +68,26 @@ pub fn decide(run: &RunState) -> Vec<Command> {
 
 fn step(run: &RunState, ix: StepIx) -> Option<Command> {
     let state = run.step(ix);
-    let spec = run.graph.step(ix);
+    let spec = run.spec(ix);
     let starts = run.status == RunStatus::Running;
     match state.status {
         // What was superseded may still write where the next attempt would.
         StepStatus::Ready if !starts || !run.discarding.is_empty() => None,
+        StepStatus::Ready if run.must_judge(ix) => Some(match run.judge(ix) {
+            Ok(judgement) => Command::Judge(ix, judgement),
+            Err(why) => puzzled(run, ix, why),
+        }),
         StepStatus::Ready => Some(match &spec.wait {
             Some(wait) if run.must_wait(ix) => Command::Wait(ix, wait.clone()),
+            _ if run.must_list(ix) => match run.count_items(ix) {
+                Ok(count) => Command::List(ix, count),
+                Err(why) => puzzled(run, ix, why),
+            },
             _ if spec.stage.is_none() => Command::Pass(ix),
             _ => Command::Start(ix),
         }),
-        StepStatus::Running => Some(Command::Run(ix)),
+        // A step with items runs as long as they do.
+        StepStatus::Running => state.current.as_ref().map(|_| Command::Run(ix)),
         StepStatus::Waiting => state.wake.as_ref().map(|(wake, _)| match wake {
             Wake::Signal(name) if run.signals.contains_key(name) => Command::Wake(ix),
             _ => Command::Arm(ix, wake.clone()),
@@ -83,17 +99,23 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
     }
 }
 
+/// An expression cannot be worked out: a person must look.
+fn puzzled(run: &RunState, ix: StepIx, why: String) -> Command {
+    let step = run.name(ix);
+    Command::Pause(PauseReason::Expression { step, why })
+}
+
 /// The class of the failure decides.
 fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
     let state = run.step(ix);
-    let spec = run.graph.step(ix);
+    let spec = run.spec(ix);
     let failure = state.failure.clone()?;
-    let name = spec.name.clone();
+    let name = run.name(ix);
     if failure.class == FailureClass::Rewind {
         let edges = &run.graph.data().rewinds;
         let edge = edges
             .iter()
-            .position(|edge| edge.from == ix && edge.on == failure.code);
+            .position(|edge| edge.from == run.base(ix) && edge.on == failure.code);
         return Some(match edge {
             Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at),
             Some(at) => Command::Pause(PauseReason::RewindsUsedUp {

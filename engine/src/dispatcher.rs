@@ -1,6 +1,10 @@
 //! The one task that owns all live run state: it feeds [`Core`], commits what comes out in groups,
 //! and only then carries out the effects. Everybody else holds a [`Handle`].
 
+mod payloads;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
-use crate::core::{Blocked, Core, Dispatch, Effect, Refused, StartRun, Transition, Verb};
+use crate::core::{Core, Dispatch, Effect, Explanation, Fork, Refused, StartRun, Transition, Verb};
 use crate::crash;
 use crate::event::{By, Entry, Output};
 use crate::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
@@ -22,6 +26,7 @@ use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
+use payloads::Payloads;
 
 /// Outputs up to this many bytes of JSON are kept in the journal, larger ones in payload files.
 pub const INLINE_LIMIT: usize = 16 << 10;
@@ -45,8 +50,8 @@ pub enum RequestError {
 pub struct LiveView {
     /// How far running attempts are.
     pub progress: Vec<(StepName, Progress)>,
-    /// Why ready steps have not started.
-    pub blocked: Vec<(StepName, Blocked)>,
+    /// Why steps are not through.
+    pub why: Vec<Explanation>,
 }
 
 /// What executors have and hold, and what is wrong.
@@ -81,6 +86,23 @@ enum Internal {
     Report(Report),
 }
 
+/// A run that is to be started.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its graph.
+    pub graph: Arc<Graph>,
+    /// The text that it came from.
+    pub source: String,
+    /// Its parameters.
+    pub params: Value,
+    /// The caller's name for it.
+    pub key: Option<String>,
+    /// Its priority, if it is not the workflow's.
+    pub priority: Option<i32>,
+    /// Who starts it.
+    pub by: By,
+}
+
 /// Answers that wait for a commit.
 type Replies = Vec<Box<dyn FnOnce() + Send>>;
 
@@ -107,11 +129,28 @@ impl Handle {
     ///
     /// # Errors
     /// Wrong parameters, a subject in use, or no answer.
-    pub async fn start_run(
+    pub async fn start_run(&self, start: NewRun) -> Result<RunId, RequestError> {
+        if let Some(key) = &start.key
+            && let Some(run) = self.journal.find_key(key).await?
+        {
+            return Ok(run);
+        }
+        let subject = Core::subject_of(&self.registry, &start.graph, &start.params)?;
+        let owned = self.journal.artifacts(&subject).await?;
+        let artifacts = owned.into_iter().filter(|row| !row.artifact.is_null());
+        let artifacts = artifacts.map(|row| (row.kind, row.artifact)).collect();
+        self.begin(start, artifacts, None).await
+    }
+
+    /// Starts a run with the graph and the parameters of another one, which takes over what that one's
+    /// steps gave, but for those from `first` on.
+    ///
+    /// # Errors
+    /// No such run or step, a subject in use, or no answer.
+    pub async fn fork_run(
         &self,
-        graph: Arc<Graph>,
-        source: String,
-        params: Value,
+        run: &RunId,
+        first: &StepName,
         key: Option<String>,
         by: By,
     ) -> Result<RunId, RequestError> {
@@ -120,19 +159,64 @@ impl Handle {
         {
             return Ok(run);
         }
-        let subject = Core::subject_of(&self.registry, &graph, &params)?;
-        let owned = self.journal.artifacts(&subject).await?;
-        let artifacts = owned.into_iter().filter(|row| !row.artifact.is_null());
-        let artifacts = artifacts.map(|row| (row.kind, row.artifact)).collect();
-        let start = StartRun {
-            graph,
+        let (state, source) = self.state_of(run).await?;
+        let fork = Fork::of(&state, first)?;
+        let owned = state.subject_artifacts.as_object().cloned().unwrap_or_default();
+        let start = NewRun {
+            graph: state.graph.clone(),
             source,
-            params,
+            params: state.params.clone(),
             key,
+            priority: Some(state.priority),
             by,
+        };
+        self.begin(start, owned.into_iter().collect(), Some(fork)).await
+    }
+
+    async fn begin(
+        &self,
+        start: NewRun,
+        artifacts: BTreeMap<String, Value>,
+        fork: Option<Fork>,
+    ) -> Result<RunId, RequestError> {
+        let start = StartRun {
+            graph: start.graph,
+            source: start.source,
+            params: start.params,
+            key: start.key,
+            priority: start.priority,
+            by: start.by,
             artifacts,
+            fork,
         };
         Ok(self.ask(|reply| Request::Start(Box::new(start), reply)).await??)
+    }
+
+    /// The state of any run, open or ended, from its journal, and the text of its workflow file.
+    ///
+    /// # Errors
+    /// No such run, or its journal cannot be read or contradicts itself.
+    pub async fn state_of(&self, run: &RunId) -> Result<(RunState, String), RequestError> {
+        let none = || RequestError::Refused(Refused::NoRun(run.clone()));
+        let row = self.journal.run(run).await?.ok_or_else(none)?;
+        let damaged = |why: String| {
+            let run = run.clone();
+            RequestError::Refused(Refused::Damaged { run, why })
+        };
+        let stored = self.journal.graph(&row.graph).await?;
+        let stored = stored.ok_or_else(|| damaged("its graph is missing".to_owned()))?;
+        let graph = Graph::new(stored.data).map_err(damaged)?;
+        let mut entries = Vec::new();
+        loop {
+            let from = entries.len() as u64 + 1;
+            let more = self.journal.entries(run, from, 1000).await?;
+            if more.is_empty() {
+                break;
+            }
+            entries.extend(more);
+        }
+        let state = RunState::fold(run, &Arc::new(graph), &entries);
+        Ok((state.map_err(|error| damaged(error.to_string()))?, stored.source))
     }
 
     /// Asks something of a run. When this returns, the request is durable.
@@ -241,6 +325,7 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         .collect();
     let dispatcher = Dispatcher {
         core,
+        payloads: Payloads::new(parts.journal.clone()),
         journal: parts.journal,
         registry: parts.registry,
         executors,
@@ -316,6 +401,7 @@ impl Group {
 pub struct Dispatcher {
     core: Core,
     journal: Arc<dyn Journal>,
+    payloads: Payloads,
     registry: Arc<StageRegistry>,
     executors: BTreeMap<String, Arc<dyn Executor>>,
     clock: Arc<dyn Clock>,
@@ -419,7 +505,7 @@ impl Dispatcher {
             Request::Live(run, reply) => {
                 let view = LiveView {
                     progress: self.core.progress(&run),
-                    blocked: self.core.blocked(&run),
+                    why: self.core.explain(&run, now),
                 };
                 discard(reply.send(view));
             }
@@ -481,28 +567,10 @@ impl Dispatcher {
 
     /// A large output becomes durable before the event that names it.
     fn store_payload(&self, key: AttemptKey, token: Token, value: Value, bytes: Vec<u8>) {
-        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
+        let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
         let task = async move {
-            let internal = match journal.put_payload(&bytes).await {
-                Ok(sha256) => {
-                    // Null says that the step did away with an artifact.
-                    let is_artifact = |value: &Value| {
-                        value.is_null() || value.get("store").is_some() && value.get("key").is_some()
-                    };
-                    let artifacts = match value {
-                        Value::Object(fields) => fields
-                            .into_iter()
-                            .filter(|(_, value)| is_artifact(value))
-                            .collect(),
-                        _ => serde_json::Map::new(),
-                    };
-                    let output = Output::Payload {
-                        sha256,
-                        bytes: bytes.len() as u64,
-                        artifacts: Value::Object(artifacts),
-                    };
-                    Internal::Payload { key, token, output }
-                }
+            let internal = match payloads.put(value, bytes).await {
+                Ok(output) => Internal::Payload { key, token, output },
                 Err(error) => {
                     let failure = Failure::transient("payload_not_stored", error.to_string());
                     Internal::Report(Report {
@@ -562,18 +630,6 @@ impl Dispatcher {
             input,
             held,
         } = dispatch;
-        let mut values = serde_json::Map::new();
-        let mut payloads = Vec::new();
-        for (name, value) in input {
-            match value {
-                // What is absent is left out, so that an optional field may be missing.
-                InputValue::Value(Value::Null) => {}
-                InputValue::Value(value) => {
-                    values.insert(name, value);
-                }
-                InputValue::Payload { sha256, field } => payloads.push((name, sha256, field)),
-            }
-        }
         let job = move |values| Job {
             key,
             token,
@@ -582,22 +638,23 @@ impl Dispatcher {
             input: Value::Object(values),
             held,
         };
-        if payloads.is_empty() {
+        // Nearly every input is at hand, and starts at once.
+        let at_hand = |value: &InputValue| value.clone().at_hand();
+        if let Some(values) = input.values().map(at_hand).collect::<Option<Vec<_>>>() {
+            let named = input.keys().cloned().zip(values);
+            let values = named.filter(|(_, value)| !value.is_null()).collect();
             self.start(&executor, job(values));
             return;
         }
-        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
+        let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
         let task = async move {
-            let internal = match fetch(&*journal, payloads).await {
-                Ok(fetched) => {
-                    values.extend(fetched);
-                    Internal::Fetched {
-                        executor,
-                        job: Box::new(job(values)),
-                    }
-                }
+            let internal = match payloads.fill(input).await {
+                Ok(values) => Internal::Fetched {
+                    executor,
+                    job: Box::new(job(values)),
+                },
                 Err(why) => {
-                    let Job { key, token, .. } = job(values);
+                    let Job { key, token, .. } = job(serde_json::Map::new());
                     let failure = Failure::permanent("payload_missing", why);
                     Internal::Report(Report {
                         key,
@@ -635,30 +692,6 @@ impl Dispatcher {
     pub fn registry(&self) -> &Arc<StageRegistry> {
         &self.registry
     }
-}
-
-/// Fields of payload files, each of which is read once; fields that are absent are left out.
-async fn fetch(
-    journal: &dyn Journal,
-    payloads: Vec<(String, String, String)>,
-) -> Result<Vec<(String, Value)>, String> {
-    let mut values = Vec::new();
-    let mut files: BTreeMap<String, Value> = BTreeMap::new();
-    for (name, sha256, field) in payloads {
-        if !files.contains_key(&sha256) {
-            let bytes = journal
-                .payload(&sha256)
-                .await
-                .map_err(|error| error.to_string())?;
-            let file = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-            files.insert(sha256.clone(), file);
-        }
-        match files[&sha256].get(&field) {
-            None | Some(Value::Null) => {}
-            Some(value) => values.push((name, value.clone())),
-        }
-    }
-    Ok(values)
 }
 
 /// A commit under way.
@@ -700,6 +733,3 @@ impl Committing {
 fn discard<T, E>(result: Result<T, E>) {
     drop(result);
 }
-
-#[cfg(test)]
-mod tests;

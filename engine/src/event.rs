@@ -1,13 +1,14 @@
 //! What happened to a run: the journal's vocabulary, in the past tense. Stored as JSON; variants and
 //! fields are only ever added (`tests/data/formats` holds one of each).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::id::{StepName, Subject, Token, WorkflowName};
+use crate::id::{RunId, StepName, Subject, Token, WorkflowName};
 use crate::resource::Resources;
 use crate::stage::Wake;
 
@@ -19,6 +20,17 @@ pub struct By {
     /// The reason that was given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
+}
+
+impl By {
+    /// Who, and the reason if there is one.
+    pub fn text(&self) -> String {
+        if self.why.is_empty() {
+            self.who.clone()
+        } else {
+            format!("{}: {}", self.who, self.why)
+        }
+    }
 }
 
 /// The output of a step: in the journal when it is small, else in a file that its hash names.
@@ -35,6 +47,12 @@ pub enum Output {
         bytes: u64,
         /// The fields that are artifacts, which the journal must know.
         artifacts: Value,
+        /// Other fields that are small, for expressions.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        known: Value,
+        /// How many items each list has, for fan-outs.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        lengths: BTreeMap<String, u64>,
     },
 }
 
@@ -69,14 +87,20 @@ pub enum PauseReason {
         /// The failure.
         failure: Failure,
     },
+    /// A condition or a list of a step cannot be worked out.
+    Expression {
+        /// The step.
+        step: StepName,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl PauseReason {
     /// The reason in one sentence.
     pub fn text(&self) -> String {
         match self {
-            Self::Operator(by) if by.why.is_empty() => format!("paused by {}", by.who),
-            Self::Operator(by) => format!("paused by {}: {}", by.who, by.why),
+            Self::Operator(by) => format!("paused by {}", by.text()),
             Self::Failed { step, failure } => format!("step `{step}` failed: {failure}"),
             Self::RetriesUsedUp {
                 step,
@@ -88,6 +112,7 @@ impl PauseReason {
             Self::RewindsUsedUp { step, taken, failure } => {
                 format!("step `{step}` went back {taken} times and failed again: {failure}")
             }
+            Self::Expression { step, why } => format!("step `{step}`: {why}"),
         }
     }
 }
@@ -134,6 +159,9 @@ pub enum Event {
         /// The caller's name for it: starting it again under the same key gives the same run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// Its priority, if it is not the workflow's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priority: Option<i32>,
         /// Who started it.
         by: By,
     },
@@ -217,6 +245,68 @@ pub enum Event {
         /// The step.
         step: StepName,
     },
+    /// The conditions of a step were looked at, once its needs were met.
+    StepJudged {
+        /// The step.
+        step: StepName,
+        /// Why it is skipped; nothing if it is not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skip: Option<String>,
+        /// When its success is worth nothing any more, milliseconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        valid_until: Option<u64>,
+    },
+    /// The items of a step are known.
+    ItemsListed {
+        /// The step.
+        step: StepName,
+        /// How many.
+        count: u32,
+    },
+    /// The time until which a step's success is worth something has passed.
+    StepExpired {
+        /// The step.
+        step: StepName,
+    },
+    /// Somebody left a step out.
+    StepSkipped {
+        /// The step, or an item of it.
+        step: StepName,
+        /// Who asked.
+        by: By,
+    },
+    /// Somebody gave a step its output; all that need it begin another visit.
+    StepOverridden {
+        /// The step, or an item of it.
+        step: StepName,
+        /// What it gives from now on.
+        output: Output,
+        /// Who asked.
+        by: By,
+    },
+    /// A new run took over what another run's step gave.
+    StepAdopted {
+        /// The step.
+        step: StepName,
+        /// What it gave.
+        output: Output,
+        /// The other run.
+        from: RunId,
+    },
+    /// A person approved what a step waits for.
+    StepApproved {
+        /// The step.
+        step: StepName,
+        /// Who.
+        by: By,
+    },
+    /// The run has another priority.
+    RunPrioritized {
+        /// Which; higher goes first.
+        priority: i32,
+        /// Who asked.
+        by: By,
+    },
     /// The run went back: the step `to` and all that need it begin another visit.
     Rewound {
         /// The failure code.
@@ -252,7 +342,7 @@ pub enum Event {
         /// Who asked.
         by: By,
     },
-    /// A succeeded step, and all that need it, begin another visit because somebody asked for it.
+    /// A step that had begun, and all that need it, begin another visit because somebody asked for it.
     StepRedone {
         /// The step.
         step: StepName,

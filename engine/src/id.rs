@@ -41,8 +41,29 @@ fn check_slug(what: &'static str, text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// A slug, with the number of an item behind it or without.
+fn check_step(what: &'static str, text: &str) -> Result<(), NameError> {
+    let Some((step, rest)) = text.split_once('[') else {
+        return check_slug(what, text);
+    };
+    let number = rest.strip_suffix(']').filter(|number| {
+        let canonical = number
+            .parse::<u32>()
+            .is_ok_and(|parsed| parsed.to_string() == *number);
+        canonical && number.len() <= 5
+    });
+    if number.is_none() {
+        return Err(NameError {
+            what,
+            text: text.chars().take(80).collect(),
+            why: "an item is written step[3]",
+        });
+    }
+    check_slug(what, step)
+}
+
 macro_rules! slug {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -52,9 +73,10 @@ macro_rules! slug {
             /// Checks and takes a name.
             ///
             /// # Errors
-            /// Names are 1 to 64 lower-case letters, digits and `_`, and begin with a letter.
+            /// Names are 1 to 64 lower-case letters, digits and `_`, and begin with a letter; an item of a
+            /// step has its number behind it, as in `window_post[3]`.
             pub fn new(text: &str) -> Result<Self, NameError> {
-                check_slug($what, text)?;
+                $check($what, text)?;
                 Ok(Self(text.into()))
             }
 
@@ -100,13 +122,29 @@ macro_rules! slug {
 
 slug!(
     /// The name of a workflow, as its file gives it.
-    WorkflowName, "workflow name");
+    WorkflowName, "workflow name", check_slug);
 slug!(
-    /// The name of a step: a stage placed in a workflow.
-    StepName, "step name");
+    /// The name of a step (a stage placed in a workflow), or of one item of it: `window_post[3]`.
+    StepName, "step name", check_step);
 slug!(
     /// The name of a stage: a kind of work.
-    StageName, "stage name");
+    StageName, "stage name", check_slug);
+
+impl StepName {
+    /// The name of an item of this step.
+    #[must_use]
+    pub fn item(&self, index: u32) -> Self {
+        Self(format!("{self}[{index}]").into())
+    }
+
+    /// The name of the step, and the number of the item if it is one.
+    pub fn split(&self) -> (&str, Option<u32>) {
+        match self.0.split_once('[') {
+            Some((step, rest)) => (step, rest.trim_end_matches(']').parse().ok()),
+            None => (&self.0, None),
+        }
+    }
+}
 
 /// One execution of a workflow: `run_` and a time-ordered UUID (version 7) in 32 hex digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -299,9 +337,25 @@ mod tests {
     #[test]
     fn names_are_checked() {
         assert!(StepName::new("pc1").is_ok());
-        for bad in ["", "1pc", "PC1", "a-b", "a/b", &"a".repeat(65)] {
+        for bad in [
+            "",
+            "1pc",
+            "PC1",
+            "a-b",
+            "a/b",
+            &"a".repeat(65),
+            "a[",
+            "a[x]",
+            "a[03]",
+            "a[3]b",
+            "a[100000]",
+        ] {
             assert!(StepName::new(bad).is_err(), "{bad}");
         }
+        let item = StepName::new("pc1").unwrap().item(12);
+        assert_eq!(StepName::new(item.as_str()), Ok(item.clone()));
+        assert_eq!(item.split(), ("pc1", Some(12)));
+        assert!(StageName::new("pc1[3]").is_err());
     }
 
     #[test]

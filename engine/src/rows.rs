@@ -34,6 +34,9 @@ pub struct RunRow {
     pub key: Option<String>,
     /// Its parameters.
     pub params: Value,
+    /// Its priority.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
     /// Entries in its journal.
     pub seq: u64,
     /// When it started, milliseconds since 1970.
@@ -43,6 +46,10 @@ pub struct RunRow {
     /// Superseded attempts that have not ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discarding: Vec<Discarding>,
+}
+
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// A step of a run.
@@ -74,6 +81,15 @@ pub struct StepRow {
     /// Its last failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Why it was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// When its success is worth nothing any more, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<u64>,
+    /// How many items it has, once they are known. Items have rows of their own as soon as they may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u32>,
 }
 
 /// The row of a run.
@@ -88,6 +104,7 @@ pub fn run_row(run: &RunState) -> RunRow {
         reason: run.pause.as_ref().map(crate::event::PauseReason::text),
         key: run.key.clone(),
         params: run.params.clone(),
+        priority: run.priority,
         seq: run.seq,
         created_at: run.created_at,
         updated_at: run.updated_at,
@@ -100,7 +117,7 @@ pub fn step_row(run: &RunState, ix: StepIx) -> StepRow {
     let step = run.step(ix);
     StepRow {
         ix,
-        step: run.graph.step(ix).name.clone(),
+        step: run.name(ix),
         status: step.status,
         since: step.since,
         visit: step.visit,
@@ -110,5 +127,8 @@ pub fn step_row(run: &RunState, ix: StepIx) -> StepRow {
         wake: step.wake.as_ref().map(|(wake, _)| wake.clone()),
         output: step.output.clone(),
         failure: step.failure.clone(),
+        skipped: step.skipped.clone(),
+        valid_until: step.valid_until,
+        items: step.items.as_ref().map(|items| items.total),
     }
 }

@@ -1,5 +1,13 @@
 //! The state of one run: a fold of its events, with a legality check. The same events give the same
-//! state; applying one costs what it changes, not the size of the run.
+//! state; applying one costs what it changes, not the size of the run. `fold` holds the events, `items`
+//! the fan-outs, `value` the inputs of steps and what expressions see.
+
+mod fold;
+mod items;
+mod value;
+
+pub use items::Items;
+pub use value::{InputValue, Judgement};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,12 +15,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Entry, Event, Output, PauseReason, RunEnd, WaitReason};
+use crate::event::{Entry, Event, Output, PauseReason, WaitReason};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Subject, Token};
 use crate::resource::Resources;
 use crate::stage::Wake;
-use crate::workflow::{Graph, Source, StepIx};
+use crate::workflow::{Graph, StepIx, StepSpec};
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +72,7 @@ pub enum StepStatus {
     Succeeded,
     /// It failed and a person must look.
     Failed,
-    /// It was left out.
+    /// It was left out: its condition did not hold, what it takes was left out, or somebody said so.
     Skipped,
     /// The run was cancelled before it ended.
     Cancelled,
@@ -126,8 +134,63 @@ pub struct StepState {
     pub seconds: f64,
     /// Since when it stands so, milliseconds since 1970.
     pub since: u64,
+    /// Why it was skipped.
+    pub skipped: Option<String>,
+    /// When its success is worth nothing any more, milliseconds since 1970.
+    pub valid_until: Option<u64>,
+    /// Its items, once they are known.
+    pub items: Option<Items>,
+    /// The step that this is an item of, and its number.
+    pub item: Option<(StepIx, u32)>,
     unmet: u32,
     waited: bool,
+    judged: bool,
+    /// Places of its items of this and earlier visits, by number.
+    slots: Vec<StepIx>,
+}
+
+impl StepState {
+    fn new(status: StepStatus, unmet: u32, at: u64) -> Self {
+        Self {
+            status,
+            visit: 1,
+            attempts: 0,
+            charged: 0,
+            failures: 0,
+            current: None,
+            wake: None,
+            output: None,
+            failure: None,
+            seconds: 0.0,
+            since: at,
+            skipped: None,
+            valid_until: None,
+            items: None,
+            item: None,
+            unmet,
+            waited: false,
+            judged: false,
+            slots: Vec::new(),
+        }
+    }
+
+    /// Forgets everything of the present visit.
+    fn reset(&mut self) {
+        let kept = Self {
+            visit: self.visit,
+            attempts: self.attempts,
+            seconds: self.seconds,
+            item: self.item,
+            slots: std::mem::take(&mut self.slots),
+            ..Self::new(self.status, self.unmet, self.since)
+        };
+        *self = kept;
+    }
+
+    /// Whether its output, or its absence, counts.
+    pub fn is_through(&self) -> bool {
+        matches!(self.status, StepStatus::Succeeded | StepStatus::Skipped)
+    }
 }
 
 /// A superseded attempt that has not ended yet.
@@ -160,6 +223,8 @@ pub struct RunState {
     pub key: Option<String>,
     /// Entries so far.
     pub seq: u64,
+    /// Runs of higher priority start their steps first.
+    pub priority: i32,
     /// Where it stands.
     pub status: RunStatus,
     /// Why it is paused.
@@ -211,6 +276,7 @@ impl RunState {
                 params,
                 artifacts,
                 key,
+                priority,
                 ..
             },
             rest,
@@ -226,24 +292,14 @@ impl RunState {
         }
         let steps: Vec<StepState> = graph
             .steps()
-            .map(|(_, spec)| StepState {
-                status: if spec.needs.is_empty() {
+            .map(|(_, spec)| {
+                let status = if spec.needs.is_empty() {
                     StepStatus::Ready
                 } else {
                     StepStatus::Pending
-                },
-                visit: 1,
-                attempts: 0,
-                charged: 0,
-                failures: 0,
-                current: None,
-                wake: None,
-                output: None,
-                failure: None,
-                seconds: 0.0,
-                since: entry.at,
-                unmet: u32::try_from(spec.needs.len()).unwrap_or(u32::MAX),
-                waited: false,
+                };
+                let unmet = u32::try_from(spec.needs.len()).unwrap_or(u32::MAX);
+                StepState::new(status, unmet, entry.at)
             })
             .collect();
         let frontier = graph
@@ -257,6 +313,7 @@ impl RunState {
             subject_artifacts: artifacts.clone(),
             key: key.clone(),
             seq: 1,
+            priority: priority.unwrap_or(graph.data().priority),
             status: RunStatus::Running,
             pause: None,
             created_at: entry.at,
@@ -352,7 +409,55 @@ impl RunState {
         &self.steps[ix.get()]
     }
 
-    /// All steps with their states, needs first.
+    /// What the graph says of a step; for an item, of the step that it belongs to.
+    pub fn spec(&self, ix: StepIx) -> &StepSpec {
+        self.graph.step(self.base(ix))
+    }
+
+    /// The step itself, or the step that it is an item of.
+    pub fn base(&self, ix: StepIx) -> StepIx {
+        self.step(ix).item.map_or(ix, |(step, _)| step)
+    }
+
+    /// The name of a step or an item.
+    pub fn name(&self, ix: StepIx) -> StepName {
+        let name = &self.spec(ix).name;
+        match self.step(ix).item {
+            Some((_, index)) => name.item(index),
+            None => name.clone(),
+        }
+    }
+
+    /// The place of a step, or of an item that exists.
+    pub fn find(&self, name: &StepName) -> Option<StepIx> {
+        let (base, index) = name.split();
+        match index {
+            None => self.graph.find(name),
+            Some(index) => {
+                let base = self.graph.find(&StepName::new(base).ok()?)?;
+                let items = self.step(base).items.as_ref()?;
+                (index < items.total).then(|| self.step(base).slots.get(index as usize).copied())?
+            }
+        }
+    }
+
+    /// The items of a step, by number.
+    pub fn items(&self, ix: StepIx) -> &[StepIx] {
+        let state = self.step(ix);
+        let total = state.items.as_ref().map_or(0, |items| items.total as usize);
+        &state.slots[..total.min(state.slots.len())]
+    }
+
+    /// A step, all that need it, directly or not, and the items of all of them.
+    pub fn lineage(&self, first: StepIx) -> Vec<StepIx> {
+        let steps = self.graph.with_descendants(self.base(first));
+        let all = steps
+            .into_iter()
+            .flat_map(|ix| std::iter::once(ix).chain(self.items(ix).iter().copied()));
+        all.collect()
+    }
+
+    /// All steps with their states, needs first, and then all items.
     pub fn steps(&self) -> impl Iterator<Item = (StepIx, &StepState)> {
         (0..).map(StepIx).zip(&self.steps)
     }
@@ -369,7 +474,24 @@ impl RunState {
 
     /// Whether the step's declared wait is still to come.
     pub fn must_wait(&self, ix: StepIx) -> bool {
-        self.graph.step(ix).wait.is_some() && !self.step(ix).waited
+        let state = self.step(ix);
+        state.item.is_none() && self.graph.step(ix).wait.is_some() && !state.waited
+    }
+
+    /// Whether the step's conditions are still to be looked at.
+    pub fn must_judge(&self, ix: StepIx) -> bool {
+        let state = self.step(ix);
+        if state.item.is_some() || state.judged {
+            return false;
+        }
+        let spec = self.graph.step(ix);
+        spec.when.is_some() || spec.valid_until.is_some() || self.lacks(ix).is_some()
+    }
+
+    /// Whether the step's items are still to be listed.
+    pub fn must_list(&self, ix: StepIx) -> bool {
+        let state = self.step(ix);
+        state.item.is_none() && state.items.is_none() && self.graph.step(ix).foreach.is_some()
     }
 
     /// The key of the step's running attempt.
@@ -381,39 +503,12 @@ impl RunState {
 
     /// The key of a try of a step's present visit.
     pub fn attempt_key(&self, ix: StepIx, attempt: u32) -> AttemptKey {
-        let step = self.graph.step(ix).name.clone();
         AttemptKey {
             run: self.id.clone(),
-            step,
+            step: self.name(ix),
             visit: self.step(ix).visit,
             attempt,
         }
-    }
-
-    /// Where each field of a step's input comes from, with the values that are at hand.
-    pub fn input(&self, ix: StepIx) -> BTreeMap<String, InputValue> {
-        let spec = self.graph.step(ix);
-        let value = |source: &Source| match source {
-            Source::Param(name) => InputValue::Value(self.params.get(name).cloned().unwrap_or(Value::Null)),
-            Source::Literal(value) => InputValue::Value(value.clone()),
-            Source::Subject { kind, .. } => {
-                InputValue::Value(self.subject_artifacts.get(kind).cloned().unwrap_or(Value::Null))
-            }
-            Source::Output { step, field } => match &self.step(*step).output {
-                Some(Output::Inline(value)) => {
-                    InputValue::Value(value.get(field).cloned().unwrap_or(Value::Null))
-                }
-                Some(Output::Payload { sha256, .. }) => InputValue::Payload {
-                    sha256: sha256.clone(),
-                    field: field.clone(),
-                },
-                None => InputValue::Value(Value::Null),
-            },
-        };
-        spec.inputs
-            .iter()
-            .map(|(name, source)| (name.clone(), value(source)))
-            .collect()
     }
 
     /// Every artifact that the run made or found, by kind; of several the one of the latest step. One
@@ -423,7 +518,8 @@ impl RunState {
         if let Value::Object(found) = &self.subject_artifacts {
             artifacts.extend(found.clone());
         }
-        for (ix, step) in self.steps() {
+        // What items make is theirs: the subject has one artifact of a kind.
+        for (ix, step) in self.steps().take(self.graph.len()) {
             let Some(stage) = &self.graph.step(ix).stage else {
                 continue;
             };
@@ -439,323 +535,4 @@ impl RunState {
         }
         artifacts
     }
-
-    fn set_status(&mut self, ix: StepIx, status: StepStatus, at: u64) {
-        let step = &mut self.steps[ix.get()];
-        step.status = status;
-        step.since = at;
-        self.touched.insert(ix);
-        let live = matches!(
-            status,
-            StepStatus::Ready | StepStatus::Running | StepStatus::Waiting | StepStatus::Failed
-        );
-        if live {
-            self.frontier.insert(ix);
-        } else {
-            self.frontier.remove(&ix);
-        }
-    }
-
-    fn succeed(&mut self, ix: StepIx, output: Output, at: u64) {
-        let step = &mut self.steps[ix.get()];
-        step.output = Some(output);
-        step.failure = None;
-        step.current = None;
-        step.wake = None;
-        self.set_status(ix, StepStatus::Succeeded, at);
-        self.unfinished -= 1;
-        let graph = self.graph.clone();
-        for next in graph.dependents(ix) {
-            let step = &mut self.steps[next.get()];
-            step.unmet -= 1;
-            if step.unmet == 0 && step.status == StepStatus::Pending {
-                self.set_status(next, StepStatus::Ready, at);
-            }
-        }
-    }
-
-    fn transition(&mut self, event: &Event, at: u64) -> Result<(), String> {
-        match event {
-            Event::RunStarted { .. } => return Err("the run starts twice".to_owned()),
-            Event::AttemptStarted {
-                step,
-                visit,
-                attempt,
-                token,
-                executor,
-                held,
-            } => {
-                let ix = self.expect(step, &[StepStatus::Ready])?;
-                if self.status != RunStatus::Running {
-                    return Err(format!(
-                        "step `{step}` starts while the run is {}",
-                        self.status.as_str()
-                    ));
-                }
-                if self.graph.step(ix).stage.is_none() || self.must_wait(ix) {
-                    return Err(format!("step `{step}` has no stage, or must wait first"));
-                }
-                let state = &mut self.steps[ix.get()];
-                if *visit != state.visit || *attempt != state.attempts + 1 {
-                    return Err(format!("attempt {visit}.{attempt} of `{step}` is out of order"));
-                }
-                state.attempts = *attempt;
-                state.current = Some(Current {
-                    attempt: *attempt,
-                    token: token.clone(),
-                    executor: executor.clone(),
-                    held: *held,
-                    started_at: at,
-                });
-                self.set_status(ix, StepStatus::Running, at);
-            }
-            Event::AttemptSucceeded {
-                step,
-                attempt,
-                output,
-                seconds,
-            } => {
-                let ix = self.expect_attempt(step, *attempt)?;
-                self.steps[ix.get()].seconds = *seconds;
-                self.succeed(ix, output.clone(), at);
-            }
-            Event::AttemptFailed {
-                step,
-                attempt,
-                failure,
-                charged,
-                seconds,
-                still_running,
-            } => {
-                let ix = self.expect_attempt(step, *attempt)?;
-                if *still_running {
-                    self.supersede(ix);
-                }
-                let state = &mut self.steps[ix.get()];
-                state.current = None;
-                state.seconds = *seconds;
-                state.failures += 1;
-                state.charged += u32::from(*charged);
-                state.failure = Some(failure.clone());
-                self.set_status(ix, StepStatus::Failed, at);
-            }
-            Event::AttemptLost { step, attempt, .. } => {
-                let ix = self.expect_attempt(step, *attempt)?;
-                self.steps[ix.get()].current = None;
-                self.set_status(ix, StepStatus::Ready, at);
-            }
-            Event::AttemptReleased { step, attempt } => {
-                if self.discarding.remove(&(step.clone(), *attempt)).is_none() {
-                    return Err(format!("attempt {attempt} of `{step}` is not being discarded"));
-                }
-            }
-            Event::StepWaiting {
-                step,
-                wake,
-                reason,
-                attempt,
-            } => {
-                let ix = match attempt {
-                    Some(attempt) => self.expect_attempt(step, *attempt)?,
-                    None => self.expect(step, &[StepStatus::Ready, StepStatus::Failed])?,
-                };
-                let state = &mut self.steps[ix.get()];
-                state.current = None;
-                state.wake = Some((wake.clone(), *reason));
-                self.set_status(ix, StepStatus::Waiting, at);
-            }
-            Event::StepWoken { step } => {
-                let ix = self.expect(step, &[StepStatus::Waiting])?;
-                let state = &mut self.steps[ix.get()];
-                if let Some((_, WaitReason::Declared)) = state.wake.take() {
-                    state.waited = true;
-                }
-                self.set_status(ix, StepStatus::Ready, at);
-            }
-            Event::StepPassed { step } => {
-                let ix = self.expect(step, &[StepStatus::Ready])?;
-                if self.graph.step(ix).stage.is_some() || self.must_wait(ix) {
-                    return Err(format!("step `{step}` has more to do than to pass"));
-                }
-                self.succeed(ix, Output::Inline(Value::Object(serde_json::Map::new())), at);
-            }
-            Event::Rewound { on, from, to } => self.rewind(on, from, to, at)?,
-            Event::SignalReceived { name, data, .. } => {
-                self.signals.insert(name.clone(), data.clone());
-            }
-            Event::RunPaused { reason } => {
-                if self.status != RunStatus::Running {
-                    return Err(format!("it is paused while {}", self.status.as_str()));
-                }
-                self.status = RunStatus::Paused;
-                self.pause = Some(reason.clone());
-            }
-            Event::RunResumed { .. } => {
-                if self.status != RunStatus::Paused {
-                    return Err(format!("it is resumed while {}", self.status.as_str()));
-                }
-                self.status = RunStatus::Running;
-                self.pause = None;
-            }
-            Event::StepRetried { step, .. } => {
-                let ix = self.expect(step, &[StepStatus::Failed, StepStatus::Waiting])?;
-                let state = &mut self.steps[ix.get()];
-                state.charged = 0;
-                state.failures = 0;
-                state.wake = None;
-                let edges = self.graph.data().rewinds.iter().zip(&mut self.rewinds);
-                for (edge, taken) in edges {
-                    if edge.from == ix {
-                        *taken = 0;
-                    }
-                }
-                self.set_status(ix, StepStatus::Ready, at);
-            }
-            Event::StepRedone { step, .. } => {
-                let ix = self.expect(step, &[StepStatus::Succeeded])?;
-                self.again(ix, at);
-            }
-            Event::CancelRequested { .. } => {
-                self.status = RunStatus::Cancelling;
-                self.pause = None;
-            }
-            Event::RunFinished { end } => self.finish(*end, at)?,
-        }
-        Ok(())
-    }
-
-    fn find(&self, step: &StepName) -> Result<StepIx, String> {
-        self.graph
-            .find(step)
-            .ok_or_else(|| format!("there is no step `{step}`"))
-    }
-
-    fn expect(&self, step: &StepName, wanted: &[StepStatus]) -> Result<StepIx, String> {
-        let ix = self.find(step)?;
-        let status = self.step(ix).status;
-        if wanted.contains(&status) {
-            Ok(ix)
-        } else {
-            Err(format!("step `{step}` is {}", status.as_str()))
-        }
-    }
-
-    fn expect_attempt(&self, step: &StepName, attempt: u32) -> Result<StepIx, String> {
-        let ix = self.expect(step, &[StepStatus::Running])?;
-        match &self.step(ix).current {
-            Some(current) if current.attempt == attempt => Ok(ix),
-            _ => Err(format!("attempt {attempt} of `{step}` is not the current one")),
-        }
-    }
-
-    /// Stops counting on the running attempt of a step.
-    fn supersede(&mut self, ix: StepIx) {
-        let Some(key) = self.current_key(ix) else { return };
-        if let Some(current) = self.steps[ix.get()].current.take() {
-            let Current {
-                attempt,
-                token,
-                executor,
-                held,
-                ..
-            } = current;
-            let discarding = Discarding {
-                key: key.clone(),
-                token,
-                executor,
-                held,
-            };
-            self.discarding.insert((key.step, attempt), discarding);
-        }
-    }
-
-    fn rewind(&mut self, on: &str, from: &StepName, to: &StepName, at: u64) -> Result<(), String> {
-        let from_ix = self.expect(from, &[StepStatus::Failed])?;
-        let to_ix = self.find(to)?;
-        let edges = &self.graph.data().rewinds;
-        let edge = edges
-            .iter()
-            .position(|edge| edge.on == on && edge.from == from_ix && edge.to == to_ix);
-        let edge = edge.ok_or_else(|| format!("there is no way back from `{from}` to `{to}` on `{on}`"))?;
-        self.rewinds[edge] += 1;
-        self.again(to_ix, at);
-        Ok(())
-    }
-
-    /// Begins another visit of a step and of all that need it.
-    fn again(&mut self, first: StepIx, at: u64) {
-        let again = self.graph.with_descendants(first);
-        for ix in &again {
-            self.supersede(*ix);
-            let state = &mut self.steps[ix.get()];
-            if state.status == StepStatus::Succeeded {
-                self.unfinished += 1;
-            }
-            if state.status != StepStatus::Pending {
-                state.visit += 1;
-            }
-            state.charged = 0;
-            state.failures = 0;
-            state.wake = None;
-            state.output = None;
-            state.failure = None;
-            state.waited = false;
-            self.set_status(*ix, StepStatus::Pending, at);
-        }
-        // `again` is in an order where needs come first, so what a step needs is settled before it.
-        let graph = self.graph.clone();
-        for ix in again {
-            let unmet = graph
-                .step(ix)
-                .needs
-                .iter()
-                .filter(|need| self.step(**need).status != StepStatus::Succeeded);
-            let unmet = u32::try_from(unmet.count()).unwrap_or(u32::MAX);
-            self.steps[ix.get()].unmet = unmet;
-            if unmet == 0 {
-                self.set_status(ix, StepStatus::Ready, at);
-            }
-        }
-    }
-
-    fn finish(&mut self, end: RunEnd, at: u64) -> Result<(), String> {
-        match end {
-            RunEnd::Succeeded if !self.all_done() => return Err("it succeeds with steps undone".to_owned()),
-            RunEnd::Succeeded if self.status != RunStatus::Running => {
-                return Err(format!("it succeeds while {}", self.status.as_str()));
-            }
-            RunEnd::Cancelled if self.status != RunStatus::Cancelling => {
-                return Err("it is cancelled unasked".to_owned());
-            }
-            RunEnd::Succeeded => self.status = RunStatus::Succeeded,
-            RunEnd::Cancelled => {
-                for at_step in 0..self.steps.len() {
-                    let ix = StepIx(u32::try_from(at_step).unwrap_or(u32::MAX));
-                    if self.step(ix).current.is_some() {
-                        return Err(format!("step `{}` still runs", self.graph.step(ix).name));
-                    }
-                    if self.step(ix).status != StepStatus::Succeeded {
-                        self.steps[at_step].wake = None;
-                        self.set_status(ix, StepStatus::Cancelled, at);
-                    }
-                }
-                self.status = RunStatus::Cancelled;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A field of an input: a value, or where to fetch it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum InputValue {
-    /// The value.
-    Value(Value),
-    /// A field of a payload file.
-    Payload {
-        /// SHA-256 of the payload, in hex.
-        sha256: String,
-        /// The field of it.
-        field: String,
-    },
 }

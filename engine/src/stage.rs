@@ -31,6 +31,8 @@ pub trait Stage: Send + Sync + 'static {
     const SOURCE: &'static str;
     /// What it does to the artifacts of the run's subject.
     const CLAIM: Claim = Claim::Write;
+    /// Whether its success changes the world outside (a message that landed): going back cannot undo it.
+    const EFFECT: bool = false;
     /// What it takes.
     type Input: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
     /// What it gives.
@@ -78,6 +80,8 @@ pub enum Wake {
     At(u64),
     /// A signal of this name, sent to the run.
     Signal(String),
+    /// That a person approves.
+    Approval(String),
 }
 
 /// How far an attempt is. What is not known is not made up: an expected time is marked as such.
@@ -327,6 +331,8 @@ pub struct StageInfo {
     pub version: u32,
     /// What it does to the subject's artifacts.
     pub claim: Claim,
+    /// Whether its success changes the world outside, which going back cannot undo.
+    pub effect: bool,
     /// What it takes.
     pub inputs: Vec<Field>,
     /// What it gives.
@@ -370,6 +376,7 @@ impl StageRegistry {
             name: name.clone(),
             version: S::VERSION,
             claim: S::CLAIM,
+            effect: S::EFFECT,
             inputs: fields_of::<S::Input>(),
             outputs: fields_of::<S::Output>(),
             doc: header(S::SOURCE),

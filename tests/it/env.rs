@@ -61,6 +61,20 @@ impl Home {
         assert_eq!(outcome.code, 0, "{outcome:?}");
     }
 
+    /// The store is whole but for files that the test damaged, which the check names.
+    pub(crate) fn check_store_finds(&self, damage: &[&str]) {
+        let outcome = self.run(&["store", "check"]);
+        assert_eq!(outcome.code, 7, "{outcome:?}");
+        let problems: Vec<&str> = outcome.stdout.lines().skip(1).collect();
+        assert_eq!(problems.len(), damage.len(), "{outcome:?}");
+        for part in damage {
+            assert!(
+                problems.iter().any(|problem| problem.contains(part)),
+                "{part}: {outcome:?}"
+            );
+        }
+    }
+
     pub(crate) fn daemon(&self) -> Daemon {
         self.daemon_with(&[])
     }

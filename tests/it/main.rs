@@ -12,4 +12,5 @@ mod offline_seal;
 mod post;
 mod reference;
 mod snap;
+mod verbs;
 mod workflow_files;

@@ -194,3 +194,89 @@ fn workflows_are_drawn() {
         "{dot}"
     );
 }
+
+#[test]
+fn workflows_are_rehearsed_and_compared() {
+    let home = Home::new();
+    let sealing = [
+        "-p",
+        "miner=f01000",
+        "-p",
+        "sector=7",
+        "-p",
+        "proof_type=StackedDrg2KiBV1_1",
+    ];
+    let mut args = vec!["workflow", "rehearse", "seal_offline", "--json"];
+    args.extend(sealing);
+    args.extend(["--takes", "pc1=3h", "--fails", "verify_seal=rewind:proof_invalid"]);
+    let told = home.json(&args);
+    assert_eq!(told["status"], "succeeded", "{told}");
+    assert!(told["took_ms"].as_u64().unwrap() > 3 * 3_600_000);
+    let steps = told["steps"].as_array().unwrap();
+    let c1 = steps.iter().find(|step| step["step"] == "c1").unwrap();
+    assert_eq!(c1["visits"], 2);
+    // Too little memory is found before any machine is bought.
+    args.extend(["--memory", "1MiB", "--cpu", "1"]);
+    let small = home.run(&args);
+    assert_eq!(small.code, 6, "{small:?}");
+    assert!(small.stderr.contains("can never hold it"), "{small:?}");
+    for (args, part) in [
+        (
+            vec!["workflow", "rehearse", "seal_offline"],
+            "parameter `miner` (actor_id) is missing",
+        ),
+        (
+            vec!["workflow", "rehearse", "seal_offline", "--takes", "pc9=1h"],
+            "no step `pc9`",
+        ),
+        (
+            vec!["workflow", "rehearse", "seal_offline", "--fails", "pc1=bad:x"],
+            "classes are transient",
+        ),
+    ] {
+        let refused = home.run(&args);
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains(part), "{args:?}: {refused:?}");
+    }
+    let edited = home.path().join("edited.toml");
+    std::fs::write(&edited, builtin(&home).replace("max  = 2", "max  = 7")).unwrap();
+    let differences = home.json(&[
+        "workflow",
+        "diff",
+        "seal_offline",
+        edited.to_str().unwrap(),
+        "--json",
+    ]);
+    assert!(!differences.as_array().unwrap().is_empty());
+    assert_eq!(differences[0]["what"], "rewind", "{differences}");
+    assert_eq!(differences[0]["keys"][0]["after"], "7");
+}
+
+#[test]
+fn expressions_are_checked_with_the_file() {
+    let home = Home::new();
+    let text = builtin(&home);
+    for (line, code, hint) in [
+        (
+            "when = \"params.sectr > 5\"",
+            "bad_expression",
+            "did you mean `sector`?",
+        ),
+        ("when = \"size(pc2.comm_r)\"", "bad_expression", ""),
+        ("foreach = \"params.sector >\"", "bad_expression", ""),
+        ("max_parallel = 3", "unused_key", "foreach"),
+        ("with = { sector = \"item\" }", "bad_reference", "foreach"),
+    ] {
+        let edited = format!("{text}\n[steps.more]\nstage = \"ticket\"\nneeds = [\"pc2\"]\n{line}\n");
+        let (exit, problems, drawn) = check(&home, &edited);
+        assert_eq!(exit, 3, "{line}: {problems:?}");
+        let problem = problems.iter().find(|one| one["code"] == code);
+        let problem = problem.unwrap_or_else(|| panic!("{line}: {problems:?}"));
+        assert_eq!(problem["line"], line_of(&edited, line), "{line}");
+        assert!(
+            problem["hint"].as_str().unwrap_or_default().contains(hint),
+            "{problem}"
+        );
+        assert!(drawn.contains(code), "{drawn}");
+    }
+}

@@ -11,89 +11,33 @@ pub(super) struct Place {
     pub(super) suspended_until: u64,
 }
 
+/// A ready step's turn: higher priority first, then what expires sooner, then what waits longer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    priority: std::cmp::Reverse<i32>,
+    valid_until: u64,
+    since: u64,
+    pub(super) run: RunId,
+    pub(super) ix: StepIx,
+}
+
+impl Turn {
+    pub(super) fn of(state: &RunState, ix: StepIx) -> Self {
+        let until = |ix| state.step(ix).valid_until;
+        Self {
+            priority: std::cmp::Reverse(state.priority),
+            valid_until: until(ix).or(until(state.base(ix))).unwrap_or(u64::MAX),
+            since: state.step(ix).since,
+            run: state.id.clone(),
+            ix,
+        }
+    }
+}
+
 /// How long an executor is left alone after a critical failure.
 pub(super) const SUSPENSION_MS: u64 = 60_000;
 
 impl Core {
-    /// Why ready steps of a run have not started, with numbers.
-    pub fn blocked(&self, run: &RunId) -> Vec<(StepName, Blocked)> {
-        let Some(live) = self.runs.get(run) else {
-            return Vec::new();
-        };
-        let mut blocked = Vec::new();
-        for ix in live.state.frontier() {
-            let spec = live.state.graph.step(ix);
-            if live.state.step(ix).status != StepStatus::Ready {
-                continue;
-            }
-            let reason = if live.state.status == RunStatus::Paused {
-                "the run is paused".to_owned()
-            } else if live.state.status == RunStatus::Cancelling {
-                "the run is being cancelled".to_owned()
-            } else if let Some(gone) = live.state.discarding.values().next() {
-                format!(
-                    "attempt {} was given up but cannot be interrupted; its end is awaited",
-                    gone.key
-                )
-            } else if let Some(stage) = &spec.stage {
-                let need = self.costs(&live.state, ix, &stage.name);
-                let mut reason = self.why_no_place(&stage.name, need);
-                let place = (live.state.step(ix).since, run.clone(), ix);
-                let first = self
-                    .ready
-                    .get(&stage.name)
-                    .map_or(0, |queue| queue.range(..place).count());
-                if first > 0 {
-                    reason.push_str(&format!(
-                        "; {first} that wait longer for the same stage come first"
-                    ));
-                }
-                reason
-            } else {
-                continue;
-            };
-            blocked.push((spec.name.clone(), Blocked { reason }));
-        }
-        blocked
-    }
-
-    pub(super) fn why_no_place(&self, stage: &StageName, need: Resources) -> String {
-        let mut reasons: Vec<String> = Vec::new();
-        for place in self.places.iter().filter(|place| place.spec.accepts(stage)) {
-            let Place {
-                spec,
-                held,
-                attempts,
-                suspended_until,
-            } = place;
-            let need = need.clamped(spec.capacity);
-            reasons.push(if *suspended_until > 0 {
-                format!("executor `{}` is suspended after a critical failure", spec.name)
-            } else if *attempts >= spec.slots {
-                format!(
-                    "executor `{}` runs {attempts} of at most {} attempts",
-                    spec.name, spec.slots
-                )
-            } else {
-                format!(
-                    "executor `{}`: needs {} cores and {} MiB, free are {} of {} cores and {} of {} MiB",
-                    spec.name,
-                    need.cpu,
-                    need.memory >> 20,
-                    spec.capacity.cpu.saturating_sub(held.cpu),
-                    spec.capacity.cpu,
-                    spec.capacity.memory.saturating_sub(held.memory) >> 20,
-                    spec.capacity.memory >> 20
-                )
-            });
-        }
-        if reasons.is_empty() {
-            format!("no executor runs stage `{stage}`")
-        } else {
-            reasons.join("; ")
-        }
-    }
-
     /// What executors have and hold.
     pub fn executors(&self) -> Vec<(ExecutorSpec, Resources, usize)> {
         self.places
@@ -139,10 +83,7 @@ impl Core {
         let at_hand = state
             .input(ix)
             .into_iter()
-            .filter_map(|(name, value)| match value {
-                InputValue::Value(value) => Some((name, value)),
-                InputValue::Payload { .. } => None,
-            });
+            .filter_map(|(name, value)| Some((name, value.at_hand()?)));
         stage.costs(&Value::Object(at_hand.collect()))
     }
 
@@ -155,14 +96,16 @@ impl Core {
             let heads = self.ready.iter().filter(|(stage, _)| !full.contains(*stage));
             let heads =
                 heads.filter_map(|(stage, queue)| queue.first().map(|head| (head.clone(), stage.clone())));
-            let Some(((since, run, ix), stage)) = heads.min() else {
+            let Some((head, stage)) = heads.min() else {
                 return;
             };
-            let head = (since, run.clone(), ix);
+            let (run, ix) = (head.run.clone(), head.ix);
             let startable = self.runs.get(&run).filter(|live| {
                 live.state.step(ix).status == StepStatus::Ready
                     && live.state.status == RunStatus::Running
                     && live.state.discarding.is_empty()
+                    // Its priority may have changed since; then it is in the queue twice.
+                    && Turn::of(&live.state, ix) == head
             });
             let Some(live) = startable else {
                 self.forget_ready(&stage, &head);
@@ -200,7 +143,7 @@ impl Core {
         }
     }
 
-    pub(super) fn forget_ready(&mut self, stage: &StageName, head: &(u64, RunId, StepIx)) {
+    pub(super) fn forget_ready(&mut self, stage: &StageName, head: &Turn) {
         if let Some(queue) = self.ready.get_mut(stage) {
             queue.remove(head);
             if queue.is_empty() {

@@ -43,7 +43,7 @@ impl Core {
         let Some(live) = self.runs.get_mut(run) else {
             return;
         };
-        let timeout = &live.state.graph.step(ix).timeout;
+        let timeout = &live.state.spec(ix).timeout;
         let limits = [(timeout.run_ms, Limit::Run), (timeout.silence_ms, Limit::Silence)];
         let limits = limits
             .into_iter()
@@ -88,7 +88,7 @@ impl Core {
     /// The step whose current attempt this is.
     pub(super) fn current(&self, key: &AttemptKey, token: &Token) -> Option<(StepIx, &Current)> {
         let state = &self.runs.get(&key.run)?.state;
-        let ix = state.graph.find(&key.step)?;
+        let ix = state.find(&key.step)?;
         let current = state.step(ix).current.as_ref()?;
         let is_current = current.attempt == key.attempt && current.token == *token;
         is_current.then_some((ix, current))
@@ -120,7 +120,7 @@ impl Core {
             return;
         };
         live.progress.insert(ix, progress);
-        let silence = live.state.graph.step(ix).timeout.silence_ms;
+        let silence = live.state.spec(ix).timeout.silence_ms;
         let limit = live
             .limits
             .get_mut(&ix)
@@ -210,8 +210,18 @@ impl Core {
             live.armed.remove(&ix);
             let waits = matches!(&live.state.step(ix).wake, Some((Wake::At(at), _)) if *at <= now.wall_ms);
             if waits && live.state.step(ix).status == StepStatus::Waiting {
-                let step = live.state.graph.step(ix).name.clone();
+                let step = live.state.name(ix);
                 self.record(&run, Event::StepWoken { step });
+            }
+        }
+        while let Some((due, run, _)) = self.expiries.first().cloned() {
+            if due > now.wall_ms {
+                break;
+            }
+            self.expiries.pop_first();
+            // Whether the step still expires then is decided anew.
+            if self.runs.contains_key(&run) {
+                self.dirty.insert(run);
             }
         }
         while let Some((due, key, limit)) = self.limits.first().cloned() {
@@ -232,7 +242,7 @@ impl Core {
         let Some(live) = self.runs.get_mut(&key.run) else {
             return;
         };
-        let Some(ix) = live.state.graph.find(&key.step) else {
+        let Some(ix) = live.state.find(&key.step) else {
             return;
         };
         let Some(current) = live.state.step(ix).current.clone() else {
@@ -277,7 +287,11 @@ impl Core {
             .filter(|until| *until > 0)
             .min();
         (
-            self.timers.first().map(|(due, ..)| *due),
+            [self.timers.first(), self.expiries.first()]
+                .into_iter()
+                .flatten()
+                .map(|(due, ..)| *due)
+                .min(),
             limit.into_iter().chain(suspension).min(),
         )
     }
@@ -287,7 +301,7 @@ impl Core {
         let Some(live) = self.runs.get(run) else {
             return Vec::new();
         };
-        let of = |ix: &StepIx| live.state.graph.step(*ix).name.clone();
+        let of = |ix: &StepIx| live.state.name(*ix);
         live.progress
             .iter()
             .map(|(ix, progress)| (of(ix), progress.clone()))

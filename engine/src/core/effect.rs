@@ -52,10 +52,3 @@ pub struct Transition {
     /// What to do then.
     pub effects: Vec<Effect>,
 }
-
-/// Why a step does not run, with numbers.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Blocked {
-    /// The reason in one sentence.
-    pub reason: String,
-}

@@ -17,6 +17,52 @@ pub struct StartRun {
     pub by: By,
     /// What its subject owns, by kind, read from the journal.
     pub artifacts: BTreeMap<String, Value>,
+    /// Its priority, if it is not the workflow's.
+    pub priority: Option<i32>,
+    /// Steps of another run whose outputs it takes over.
+    pub fork: Option<Fork>,
+}
+
+/// What a run takes over from another one.
+#[derive(Debug, Clone)]
+pub struct Fork {
+    /// The other run.
+    pub from: RunId,
+    /// Outputs of its steps, needs first.
+    pub outputs: Vec<(StepName, Output)>,
+}
+
+impl Fork {
+    /// Everything that a run's steps gave, but for those from `first` on and those with items.
+    ///
+    /// # Errors
+    /// There is no such step.
+    pub fn of(state: &RunState, first: &StepName) -> Result<Self, Refused> {
+        let ix = state.graph.find(first);
+        let ix = ix.ok_or_else(|| Refused::State(format!("{} has no step `{first}`", state.id)))?;
+        let mut left_out = state.graph.with_descendants(ix);
+        let mut outputs = Vec::new();
+        for (ix, spec) in state.graph.steps() {
+            let step = state.step(ix);
+            let taken = match &step.output {
+                Some(output) if spec.foreach.is_none() && !left_out.contains(&ix) => Some(output),
+                _ => None,
+            };
+            // What needs a step that is done again is done again too.
+            match taken {
+                Some(output) if spec.needs.iter().all(|need| !left_out.contains(need)) => {
+                    outputs.push((spec.name.clone(), output.clone()));
+                }
+                _ => {
+                    left_out.insert(ix);
+                }
+            }
+        }
+        Ok(Self {
+            from: state.id.clone(),
+            outputs,
+        })
+    }
 }
 
 /// Something that a person or a program asks of a run.
@@ -33,6 +79,16 @@ pub enum Verb {
     Retry(Option<StepName>),
     /// Tell it something.
     Signal(String, Value),
+    /// Go back to a step that had begun: it and all that need it are done again.
+    Rewind(StepName),
+    /// Leave a step or an item out.
+    Skip(StepName),
+    /// Give a step or an item its output; what needs it is done again.
+    Override(StepName, Value),
+    /// Approve what a step waits for.
+    Approve(StepName),
+    /// Change its priority.
+    Prioritize(i32),
 }
 
 /// Why a request was refused. Nothing was changed.
@@ -163,17 +219,115 @@ pub(super) fn retries(state: &RunState, only: Option<&StepName>, by: &By, only_f
     let mut events = Vec::new();
     for ix in state.frontier() {
         let step = state.step(ix);
-        let name = &state.graph.step(ix).name;
+        let name = state.name(ix);
         let backing_off = matches!(step.wake, Some((_, WaitReason::Backoff)));
         let eligible = step.status == StepStatus::Failed || (backing_off && !only_failed);
-        if eligible && only.is_none_or(|only| only == name) {
+        // The name of a step stands for its items too.
+        let named = |only: &StepName| *only == name || only.as_str() == name.split().0;
+        if eligible && only.is_none_or(named) {
             events.push(Event::StepRetried {
-                step: name.clone(),
+                step: name,
                 by: by.clone(),
             });
         }
     }
     events
+}
+
+/// The place of a step that has begun.
+fn begun(state: &RunState, step: &StepName) -> Result<StepIx, Refused> {
+    let ix = state.find(step);
+    let ix = ix.ok_or_else(|| Refused::State(format!("{} has no step `{step}`", state.id)))?;
+    if state.step(ix).status == StepStatus::Pending {
+        return Err(Refused::State(format!(
+            "step `{step}` has not begun: what it needs is not there yet"
+        )));
+    }
+    Ok(ix)
+}
+
+/// Going back to a step must not cross one whose effect outside has landed.
+fn cross_no_effect(state: &RunState, first: StepIx) -> Result<(), Refused> {
+    let landed = |ix: &StepIx| {
+        let effect = state.spec(*ix).stage.as_ref().is_some_and(|stage| stage.effect);
+        effect && state.step(*ix).status == StepStatus::Succeeded
+    };
+    match state.lineage(first).into_iter().find(landed) {
+        Some(ix) => Err(Refused::State(format!(
+            "`{}` would be done again, but what it did outside has landed and cannot be undone",
+            state.name(ix)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The output that a person gives must be one that the stage could have given.
+fn check_output(
+    registry: &StageRegistry,
+    state: &RunState,
+    ix: StepIx,
+    output: &Value,
+) -> Result<(), Refused> {
+    let refuse = |what: String| Err(Refused::Params(what));
+    let Some(fields) = output.as_object() else {
+        return refuse("an output is an object of fields and values".to_owned());
+    };
+    let name = state.name(ix);
+    if state.spec(ix).foreach.is_some() && state.step(ix).item.is_none() {
+        return refuse(format!(
+            "`{name}` has items; override them one by one, as in {name}[0]"
+        ));
+    }
+    if output.to_string().len() > crate::dispatcher::INLINE_LIMIT {
+        return refuse(format!(
+            "the output is larger than {} KiB",
+            crate::dispatcher::INLINE_LIMIT >> 10
+        ));
+    }
+    let stage = state.spec(ix).stage.as_ref();
+    let known = stage
+        .and_then(|stage| registry.info(stage.name.as_str()))
+        .map(|info| info.outputs.as_slice());
+    let known = known.unwrap_or_default();
+    if let Some(unknown) = fields
+        .keys()
+        .find(|field| known.iter().all(|one| one.name != **field))
+    {
+        let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
+        return refuse(format!(
+            "`{name}` has no output `{unknown}`; it has: {}",
+            names.join(", ")
+        ));
+    }
+    for field in known {
+        let value = fields.get(&field.name).filter(|value| !value.is_null());
+        match value {
+            None if field.required && !field.ty.ends_with('?') => {
+                return refuse(format!("the output lacks `{}` ({})", field.name, field.ty));
+            }
+            Some(value) => {
+                let ty = registry.param_type(&field.ty);
+                if let Some(Err(why)) = ty.map(|ty| ty.normalise(value.clone())) {
+                    return refuse(format!("`{}` is not of type {}: {why}", field.name, field.ty));
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The signals that a run's steps wait for, or may come to wait for.
+fn awaited_signals(state: &RunState) -> BTreeSet<String> {
+    let declared = state.graph.steps().filter_map(|(_, spec)| match &spec.wait {
+        Some(WaitSpec::Signal(name)) => Some(name.clone()),
+        _ => None,
+    });
+    let parked = state.frontier().filter_map(|ix| match &state.step(ix).wake {
+        Some((Wake::Signal(name), _)) => Some(name.clone()),
+        _ => None,
+    });
+    declared.chain(parked).collect()
 }
 
 impl Core {
@@ -197,8 +351,18 @@ impl Core {
             params,
             artifacts: Value::Object(start.artifacts.into_iter().collect()),
             key: start.key,
+            priority: start.priority,
             by: start.by,
         };
+        let mut events = vec![event];
+        for (step, output) in start.fork.iter().flat_map(|fork| &fork.outputs) {
+            let from = start.fork.as_ref().map(|fork| fork.from.clone());
+            events.extend(from.map(|from| Event::StepAdopted {
+                step: step.clone(),
+                output: output.clone(),
+                from,
+            }));
+        }
         let stored = Arc::new(StoredGraph {
             data: data.clone(),
             source: start.source,
@@ -207,14 +371,14 @@ impl Core {
         let entry = Entry {
             seq: 1,
             at,
-            events: vec![event.clone()],
+            events: events.clone(),
         };
         let mut state = RunState::start(run.clone(), start.graph, &entry)
             .map_err(|error| Refused::State(error.to_string()))?;
         state.seq = 0; // The entry is sealed with everything else that this input causes.
         self.admit_run(state, Vec::new(), Some(stored));
         if let Some(live) = self.runs.get_mut(&run) {
-            live.events.push(event);
+            live.events.extend(events);
         }
         Ok(run)
     }
@@ -269,6 +433,7 @@ impl Core {
         let wrong = |what: &str| Err(Refused::State(format!("{run} is {}: {what}", status.as_str())));
         let mut events = Vec::new();
         let mut redo = None;
+        let mut stop_only = None;
         match verb {
             Verb::Pause if status == RunStatus::Running => {
                 events.push(Event::RunPaused {
@@ -288,14 +453,15 @@ impl Core {
                     return wrong("it is being cancelled");
                 }
                 if let Some(step) = &step
-                    && state.graph.find(step).is_none()
+                    && state.find(step).is_none()
                 {
                     return wrong(&format!("it has no step `{step}`"));
                 }
                 events.extend(retries(state, step.as_ref(), &by, false));
-                let succeeded = step.as_ref().and_then(|step| state.graph.find(step));
-                redo = succeeded.filter(|ix| state.step(*ix).status == StepStatus::Succeeded);
-                if let (Some(_), Some(step)) = (redo, step) {
+                let succeeded = step.as_ref().and_then(|step| state.find(step));
+                redo = succeeded.filter(|ix| state.step(*ix).is_through());
+                if let (Some(ix), Some(step)) = (redo, step) {
+                    cross_no_effect(state, ix)?;
                     let by = by.clone();
                     events.push(Event::StepRedone { step, by });
                 }
@@ -306,7 +472,71 @@ impl Core {
                     events.push(Event::RunResumed { by });
                 }
             }
-            Verb::Signal(name, data) => events.push(Event::SignalReceived { name, data, by }),
+            Verb::Signal(name, data) => {
+                let awaited = awaited_signals(state);
+                if !awaited.contains(&name) {
+                    let known = awaited.into_iter().collect::<Vec<_>>().join(", ");
+                    let what = if known.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        known
+                    };
+                    return wrong(&format!("it waits for no signal `{name}`; signals of it: {what}"));
+                }
+                events.push(Event::SignalReceived { name, data, by });
+            }
+            Verb::Prioritize(priority) => events.push(Event::RunPrioritized { priority, by }),
+            Verb::Approve(step) => {
+                let waits = |ix: &StepIx| matches!(state.step(*ix).wake, Some((Wake::Approval(_), _)));
+                if state.find(&step).filter(waits).is_none() {
+                    let waiting = state
+                        .frontier()
+                        .filter(waits)
+                        .map(|ix| state.name(ix).to_string());
+                    let waiting = waiting.collect::<Vec<_>>().join(", ");
+                    let what = if waiting.is_empty() {
+                        "none does".to_owned()
+                    } else {
+                        format!("these do: {waiting}")
+                    };
+                    return wrong(&format!("step `{step}` does not wait for an approval; {what}"));
+                }
+                events.push(Event::StepApproved { step, by });
+            }
+            Verb::Rewind(step) | Verb::Skip(step) | Verb::Override(step, _)
+                if status == RunStatus::Cancelling =>
+            {
+                return wrong(&format!("it is being cancelled, and `{step}` with it"));
+            }
+            Verb::Rewind(step) => {
+                let ix = begun(state, &step)?;
+                cross_no_effect(state, ix)?;
+                redo = Some(ix);
+                events.push(Event::StepRedone { step, by: by.clone() });
+                if status == RunStatus::Paused {
+                    events.push(Event::RunResumed { by });
+                }
+            }
+            Verb::Skip(step) => {
+                let ix = state.find(&step);
+                let ix = ix.ok_or_else(|| Refused::State(format!("{run} has no step `{step}`")))?;
+                if state.step(ix).is_through() {
+                    return wrong(&format!("step `{step}` is {}", state.step(ix).status.as_str()));
+                }
+                stop_only = Some(ix);
+                events.push(Event::StepSkipped { step, by });
+            }
+            Verb::Override(step, output) => {
+                let ix = begun(state, &step)?;
+                cross_no_effect(state, ix)?;
+                check_output(&self.registry, state, ix, &output)?;
+                redo = Some(ix);
+                let output = Output::Inline(output);
+                events.push(Event::StepOverridden { step, output, by });
+            }
+        }
+        if let Some(ix) = stop_only {
+            self.stop_one(run, ix);
         }
         if let Some(ix) = redo {
             self.stop_from(run, ix);

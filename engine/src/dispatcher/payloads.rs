@@ -15,11 +15,14 @@ const KNOWN_LIMIT: usize = 256;
 /// Files kept in memory: the items of a fan-out all read the same one.
 const KEPT: usize = 4;
 
+/// Files that were read last, by their hash.
+type Kept = VecDeque<(String, Arc<Value>)>;
+
 /// The payload files of a journal.
 #[derive(Clone)]
 pub(super) struct Payloads {
     journal: Arc<dyn Journal>,
-    kept: Arc<Mutex<VecDeque<(String, Arc<Value>)>>>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 impl Payloads {
@@ -100,7 +103,7 @@ impl Payloads {
     }
 
     async fn read(&self, sha256: &str) -> Result<Arc<Value>, String> {
-        let kept = |kept: &VecDeque<(String, Arc<Value>)>| {
+        let kept = |kept: &Kept| {
             let found = kept.iter().find(|(name, _)| name == sha256);
             found.map(|(_, file)| file.clone())
         };

@@ -248,10 +248,22 @@ impl Stage for Work {
 }
 
 /// Two steps; the second takes `text` and `maybe` of the first.
+fn new_run(id: u64, key: Option<String>) -> NewRun {
+    NewRun {
+        graph: graph(),
+        source: String::new(),
+        params: json!({"id": id}),
+        key,
+        priority: None,
+        by: By::default(),
+    }
+}
+
 fn graph() -> Arc<Graph> {
     let output = |field: &str| Source::Output {
         step: StepIx(0),
         field: field.to_owned(),
+        optional: false,
     };
     let step = |name: &str, needs: Vec<StepIx>| StepSpec {
         name: StepName::new(name).unwrap(),
@@ -259,6 +271,7 @@ fn graph() -> Arc<Graph> {
             name: StageName::new("work").unwrap(),
             version: 1,
             artifacts: Vec::new(),
+            effect: false,
         }),
         inputs: if needs.is_empty() {
             BTreeMap::new()
@@ -269,12 +282,16 @@ fn graph() -> Arc<Graph> {
         retry: Retry::default(),
         timeout: Timeouts::default(),
         wait: None,
+        when: None,
+        foreach: None,
+        valid_until: None,
     };
     let data = GraphData {
         name: WorkflowName::new("two").unwrap(),
         description: String::new(),
         subject: "thing".to_owned(),
         claim: Claim::Write,
+        priority: 0,
         params: vec![ParamSpec {
             name: "id".to_owned(),
             ty: "uint64".to_owned(),
@@ -326,11 +343,7 @@ impl Daemon {
     fn start(&self, id: u64) -> JoinHandle<Result<RunId, RequestError>> {
         let handle = self.handle.clone();
         let key = Some(format!("run {id}"));
-        tokio::spawn(async move {
-            handle
-                .start_run(graph(), String::new(), json!({"id": id}), key, By::default())
-                .await
-        })
+        tokio::spawn(async move { handle.start_run(new_run(id, key)).await })
     }
 
     async fn started(&self, id: u64) -> RunId {
@@ -639,9 +652,7 @@ async fn refusals_do_not_wait_for_a_commit() {
         "{refused:?}"
     );
     let handle = daemon.handle.clone();
-    let busy = handle
-        .start_run(graph(), String::new(), json!({"id": 1}), None, By::default())
-        .await;
+    let busy = handle.start_run(new_run(1, None)).await;
     assert!(
         matches!(busy, Err(RequestError::Refused(Refused::Busy { .. }))),
         "{busy:?}"

@@ -65,6 +65,14 @@ fn every_event_is_still_read() {
         "step_woken",
         "step_passed",
         "rewound",
+        "step_judged",
+        "items_listed",
+        "step_expired",
+        "step_skipped",
+        "step_overridden",
+        "step_adopted",
+        "step_approved",
+        "run_prioritized",
         "signal_received",
         "run_paused",
         "run_resumed",
@@ -87,6 +95,14 @@ fn every_event_is_still_read() {
             | Event::StepWoken { .. }
             | Event::StepPassed { .. }
             | Event::Rewound { .. }
+            | Event::StepJudged { .. }
+            | Event::ItemsListed { .. }
+            | Event::StepExpired { .. }
+            | Event::StepSkipped { .. }
+            | Event::StepOverridden { .. }
+            | Event::StepAdopted { .. }
+            | Event::StepApproved { .. }
+            | Event::RunPrioritized { .. }
             | Event::SignalReceived { .. }
             | Event::RunPaused { .. }
             | Event::RunResumed { .. }

@@ -37,6 +37,7 @@ impl SampleRun {
                 name: StageName::new(name).expect("a stage name"),
                 version: 1,
                 artifacts,
+                effect: false,
             }),
             needs,
             inputs: BTreeMap::new(),
@@ -46,12 +47,16 @@ impl SampleRun {
             },
             timeout: Timeouts::default(),
             wait: None,
+            when: None,
+            foreach: None,
+            valid_until: None,
         };
         let data = GraphData {
             name: WorkflowName::new("sample").expect("a workflow name"),
             description: String::new(),
             subject: "sector".to_owned(),
             claim: Claim::Write,
+            priority: 0,
             params: Vec::new(),
             steps: vec![
                 step("one", Vec::new(), vec!["sealed".to_owned()]),
@@ -92,6 +97,7 @@ impl SampleRun {
             params: json!({"sector": n, "name": "Größe \"quoted\" \\ \u{0}"}),
             artifacts: json!({}),
             key: key.map(str::to_owned),
+            priority: None,
             by: By {
                 who: "tester".to_owned(),
                 why: "a sample".to_owned(),

@@ -15,6 +15,7 @@ pub(super) struct WorkflowFile {
     pub(super) description: String,
     /// As with the name.
     pub(super) subject: Option<Sp<String>>,
+    pub(super) priority: i32,
     pub(super) params: Vec<ParamDecl>,
     pub(super) defaults: Policies,
     pub(super) steps: Vec<StepDecl>,
@@ -55,6 +56,10 @@ pub(super) struct StepDecl {
     pub(super) with: Vec<(Sp<String>, Sp<Wire>)>,
     pub(super) policies: Policies,
     pub(super) wait: Option<Sp<WaitDecl>>,
+    pub(super) when: Option<Sp<String>>,
+    pub(super) foreach: Option<Sp<String>>,
+    pub(super) max_parallel: Option<Sp<u32>>,
+    pub(super) valid_until: Option<Sp<String>>,
 }
 
 pub(super) enum Wire {
@@ -66,6 +71,7 @@ pub(super) enum Wire {
 pub(super) enum WaitDecl {
     For(Duration),
     Signal(String),
+    Approval(String),
 }
 
 pub(super) struct RewindDecl {
@@ -111,7 +117,7 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         let hint = "begin with [workflow], name = \"…\" and subject = \"sector\"";
         complaints.add(Diagnostic::error("missing_key", 0..0, "there is no [workflow] table").hint(hint));
     }
-    let (name, subject, description) = match head {
+    let (name, subject, description, priority) = match head {
         Some(head) => {
             let name = head.required_string("name");
             let subject = head.required_string("subject");
@@ -119,10 +125,11 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
                 .string("description")
                 .map(|text| text.value)
                 .unwrap_or_default();
+            let priority = head.integer("priority", -1000..=1000).unwrap_or_default();
             head.finish();
-            (name, subject, description)
+            (name, subject, description, priority)
         }
-        None => (None, None, String::new()),
+        None => (None, None, String::new(), 0),
     };
     let params = root.table("params").map(read_params).unwrap_or_default();
     let defaults = match root.table("defaults") {
@@ -147,6 +154,7 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         name,
         description,
         subject,
+        priority,
         params,
         defaults,
         steps,
@@ -268,6 +276,10 @@ fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Op
             .unwrap_or_default(),
         policies: read_policies(&table),
         wait: read_wait(&table),
+        when: table.string("when"),
+        foreach: table.string("foreach"),
+        max_parallel: table.count("max_parallel", 10_000),
+        valid_until: table.string("valid_until"),
         name,
     };
     table.finish();
@@ -300,16 +312,20 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
             .map(|duration| Sp::new(WaitDecl::For(duration.value), duration.span));
     }
     let table = step.table("wait")?;
-    let wait = match (table.get("for").is_some(), table.get("signal").is_some()) {
-        (true, false) => table
+    let has = |key| table.get(key).is_some();
+    let wait = match (has("for"), has("signal"), has("approval")) {
+        (true, false, false) => table
             .duration("for")
             .map(|duration| WaitDecl::For(duration.value)),
-        (false, true) => table
+        (false, true, false) => table
             .string("signal")
             .map(|signal| WaitDecl::Signal(signal.value)),
+        (false, false, true) => table
+            .string("approval")
+            .map(|text| WaitDecl::Approval(text.value)),
         _ => {
-            let message = "a wait has either `for` or `signal`";
-            let hint = "write wait = \"10min\", wait = { for = \"10min\" } or wait = { signal = \"go\" }";
+            let message = "a wait has either `for`, `signal` or `approval`";
+            let hint = "write wait = \"10min\", wait = { for = \"10min\" }, wait = { signal = \"go\" } or wait = { approval = \"look at …\" }";
             step.complaints()
                 .add(Diagnostic::error("bad_wait", value.span(), message).hint(hint));
             None

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::expression::Expression;
 use crate::failure::FailureClass;
 use crate::id::{StageName, StepName, WorkflowName};
 use crate::stage::Claim;
@@ -37,6 +38,9 @@ pub struct GraphData {
     pub subject: String,
     /// What it does to the subject's artifacts: the most that any of its stages does.
     pub claim: Claim,
+    /// Runs of higher priority start their steps first; 0 unless the file says otherwise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
     /// What must be given to start it.
     pub params: Vec<ParamSpec>,
     /// Its steps; a step comes after all that it needs.
@@ -83,6 +87,36 @@ pub struct StepSpec {
     /// What is waited for once the needs are met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<WaitSpec>,
+    /// The step is skipped unless this holds once its needs are met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expression>,
+    /// The step is done once for each item of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreach: Option<Foreach>,
+    /// The time after which its success is worth nothing: milliseconds since 1970 or RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Expression>,
+}
+
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
+/// A fan-out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Foreach {
+    /// Gives the list.
+    pub list: Expression,
+    /// How many items are under way at a time.
+    pub max_parallel: u32,
+}
+
+impl Foreach {
+    /// The most items that a step can have.
+    pub const MAX_ITEMS: usize = 10_000;
+    /// Items under way at a time, unless the file says otherwise: enough for any executor, and few
+    /// enough that a decision looks at few.
+    pub const MAX_PARALLEL: u32 = 100;
 }
 
 /// A stage as it was when the run started.
@@ -95,6 +129,9 @@ pub struct StageRef {
     /// The output fields that are artifacts of the subject.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<String>,
+    /// Whether its success changes the world outside, which going back cannot undo.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub effect: bool,
 }
 
 /// Where an input field comes from.
@@ -109,6 +146,15 @@ pub enum Source {
         step: StepIx,
         /// The field.
         field: String,
+        /// Whether the input can do without it, if the step was skipped.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        optional: bool,
+    },
+    /// The item that the step is about, or a field of it.
+    Item {
+        /// The field; without one the whole item.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        field: Option<String>,
     },
     /// A value in the file.
     Literal(Value),
@@ -172,6 +218,8 @@ pub enum WaitSpec {
     For(u64),
     /// A signal of this name.
     Signal(String),
+    /// That a person approves; the text says what they should look at.
+    Approval(String),
 }
 
 /// A way back.
@@ -220,6 +268,18 @@ impl Graph {
                 digraph.add_edge(NodeIndex::new(need.get()), node, ());
             }
         }
+        for step in &data.steps {
+            let beyond = |source: &Source| matches!(source, Source::Output { step, .. } if step.get() >= data.steps.len());
+            if step.inputs.values().any(beyond) {
+                return Err(format!(
+                    "step `{}` takes from a step that is not there",
+                    step.name
+                ));
+            }
+            if step.foreach.is_some() && step.stage.is_none() {
+                return Err(format!("step `{}` has items but no stage", step.name));
+            }
+        }
         let last = data.steps.len();
         if data
             .rewinds
@@ -261,6 +321,16 @@ impl Graph {
     /// The place of a step.
     pub fn find(&self, name: &StepName) -> Option<StepIx> {
         self.by_name.get(name).copied()
+    }
+
+    /// How many steps it has.
+    pub fn len(&self) -> usize {
+        self.data.steps.len()
+    }
+
+    /// Whether it has no steps at all.
+    pub fn is_empty(&self) -> bool {
+        self.data.steps.is_empty()
     }
 
     /// The steps that need this one directly.

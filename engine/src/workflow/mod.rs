@@ -2,6 +2,7 @@
 //! (`resolve`), kept by runs as [`Graph`] (`graph`), and complained about (`diagnostic`).
 
 mod diagnostic;
+mod diff;
 mod file;
 mod graph;
 mod reader;
@@ -9,9 +10,12 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, Severity};
+pub use diff::{Changed, Difference, diff};
 pub use graph::{
-    Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
+    Foreach, Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts,
+    WaitSpec,
 };
 
 use crate::stage::StageRegistry;

@@ -164,6 +164,23 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
+    /// A whole number in a range.
+    pub(super) fn integer(&self, key: &'static str, range: std::ops::RangeInclusive<i32>) -> Option<i32> {
+        let value = self.get(key)?;
+        let number = match to_json(value.get_ref()) {
+            serde_json::Value::Number(number) => {
+                number.as_i64().and_then(|number| i32::try_from(number).ok())
+            }
+            _ => None,
+        };
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+            self.wrong_type(key, value, &wanted);
+        }
+        number
+    }
+
     pub(super) fn duration(&self, key: &'static str) -> Option<Sp<Duration>> {
         let text = self.string(key)?;
         self.parse_duration(key, &text)

@@ -1,5 +1,7 @@
 //! Checks a file against the stages and against itself, and resolves names into a graph.
 
+mod expressions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -109,10 +111,16 @@ impl<'a> Resolver<'a> {
                 .collect();
             needs.sort();
             needs.dedup();
-            let inputs = self.inputs(*place, stage, &stages, &ix);
+            let expressions = self.expressions(*place, &stages);
+            let inputs = self.inputs(*place, expressions.item.as_deref(), &stages, &ix);
             let Some(name) = self.name(&decl.name, StepName::new) else {
                 continue;
             };
+            if name.split().1.is_some() {
+                let message = format!("`{name}` is the name of an item; a step has no number");
+                self.error("bad_name", &decl.name.span, message, None);
+                continue;
+            }
             steps.push(StepSpec {
                 name,
                 stage: stage.map(stage_ref),
@@ -123,10 +131,14 @@ impl<'a> Resolver<'a> {
                 wait: decl.wait.as_ref().map(|wait| match &wait.value {
                     WaitDecl::For(duration) => WaitSpec::For(millis(*duration)),
                     WaitDecl::Signal(name) => WaitSpec::Signal(name.clone()),
+                    WaitDecl::Approval(text) => WaitSpec::Approval(text.clone()),
                 }),
+                when: expressions.when,
+                foreach: expressions.foreach,
+                valid_until: expressions.valid_until,
             });
         }
-        let rewinds = self.rewinds(&ix);
+        let rewinds = self.rewinds(&stages, &ix);
         // A step that could not be resolved may take any of them.
         if self.unsure.is_empty() && steps.len() == order.len() {
             self.unused_params(&steps);
@@ -145,6 +157,7 @@ impl<'a> Resolver<'a> {
             description: file.description.clone(),
             subject: file.subject.as_ref()?.value.clone(),
             claim,
+            priority: file.priority,
             params,
             steps,
             rewinds,
@@ -349,13 +362,13 @@ impl<'a> Resolver<'a> {
     fn inputs(
         &mut self,
         place: usize,
-        stage: Option<&StageInfo>,
+        item: Option<&str>,
         stages: &[Option<&StageInfo>],
         ix: &dyn Fn(usize) -> StepIx,
     ) -> BTreeMap<String, Source> {
         let step = &self.file.steps[place];
         let mut inputs = BTreeMap::new();
-        let Some(stage) = stage else {
+        let Some(stage) = stages[place] else {
             if let Some((field, _)) = step.with.first() {
                 let message = format!("step `{}` has no stage that could take inputs", step.name.value);
                 self.error("unknown_field", &field.span, message, None);
@@ -371,7 +384,7 @@ impl<'a> Resolver<'a> {
                 self.error("unknown_field", &name.span, message, Some(hint));
                 continue;
             };
-            if let Some(source) = self.wire(place, field, wire, stages, ix) {
+            if let Some(source) = self.wire(place, field, wire, item, stages, ix) {
                 inputs.insert(name.value.clone(), source);
             }
         }
@@ -395,8 +408,10 @@ impl<'a> Resolver<'a> {
         ix: &dyn Fn(usize) -> StepIx,
     ) -> Option<Source> {
         let step = &self.file.steps[place];
-        let gives =
-            |at: usize| stages[at].and_then(|info| info.outputs.iter().find(|out| out.name == field.name));
+        let gives = |at: usize| {
+            let outputs = self.gives(at, stages);
+            outputs.into_iter().find(|out| out.name == field.name)
+        };
         let givers: Vec<usize> = self.ancestors[place]
             .iter()
             .copied()
@@ -410,12 +425,13 @@ impl<'a> Resolver<'a> {
             .collect();
         match nearest.as_slice() {
             [at] => {
-                let ty = gives(*at).map(|out| out.ty.clone()).unwrap_or_default();
+                let ty = gives(*at).map(|out| out.ty).unwrap_or_default();
                 let from = format!("{}.{}", self.file.steps[*at].name.value, field.name);
                 self.check_type(field, &ty, &from, &step.name.span);
                 return Some(Source::Output {
                     step: ix(*at),
                     field: field.name.clone(),
+                    optional: !field.required,
                 });
             }
             [] => {}
@@ -495,6 +511,7 @@ impl<'a> Resolver<'a> {
         place: usize,
         field: &Field,
         wire: &Sp<Wire>,
+        item: Option<&str>,
         stages: &[Option<&StageInfo>],
         ix: &dyn Fn(usize) -> StepIx,
     ) -> Option<Source> {
@@ -510,6 +527,9 @@ impl<'a> Resolver<'a> {
             }
             Wire::Reference(text) => text,
         };
+        if let Some(source) = self.item(field, text, &wire.span, item) {
+            return source;
+        }
         let literal_hint = || {
             format!(
                 "write \"step.field\" or \"params.name\"; for the text itself {} = {{ value = \"{text}\" }}",
@@ -558,7 +578,7 @@ impl<'a> Resolver<'a> {
             );
             return None;
         }
-        let outputs = stages[at].map(|info| info.outputs.as_slice()).unwrap_or_default();
+        let outputs = self.gives(at, stages);
         let Some(output) = outputs.iter().find(|output| output.name == name) else {
             let known = outputs.iter().map(|output| output.name.as_str());
             let hint = did_you_mean(name, known.clone())
@@ -575,10 +595,40 @@ impl<'a> Resolver<'a> {
         Some(Source::Output {
             step: ix(at),
             field: name.to_owned(),
+            optional: !field.required,
         })
     }
 
-    fn rewinds(&mut self, ix: &dyn Fn(usize) -> StepIx) -> Vec<RewindEdge> {
+    /// A reference to the item of a step with `foreach`, or to a field of it; nothing if it is none.
+    fn item(
+        &mut self,
+        field: &Field,
+        text: &str,
+        span: &Range<usize>,
+        item: Option<&str>,
+    ) -> Option<Option<Source>> {
+        let part = match text.split_once('.') {
+            Some(("item", part)) => Some(part.to_owned()),
+            None if text == "item" => None,
+            _ => return None,
+        };
+        let Some(ty) = item else {
+            let message = "only a step with `foreach` has an item".to_owned();
+            self.error(
+                "bad_reference",
+                span,
+                message,
+                Some("add foreach = \"step.list\"".to_owned()),
+            );
+            return Some(None);
+        };
+        if part.is_none() && ty != "any" {
+            self.check_type(field, ty, "item", span);
+        }
+        Some(Some(Source::Item { field: part }))
+    }
+
+    fn rewinds(&mut self, stages: &[Option<&StageInfo>], ix: &dyn Fn(usize) -> StepIx) -> Vec<RewindEdge> {
         let mut edges = Vec::new();
         let mut seen = BTreeSet::new();
         for decl in &self.file.rewinds {
@@ -600,6 +650,20 @@ impl<'a> Resolver<'a> {
                 let message = format!("`{}` does not come before `{}`", decl.to.value, decl.from.value);
                 let hint = Some("a rewind goes back to a step that the failing step needs".to_owned());
                 self.error("rewind_forward", &decl.to.span, message, hint);
+                continue;
+            }
+            let lands = |place: &usize| {
+                let effect = |stage: &StageInfo| stage.effect;
+                stages[*place].is_some_and(effect) && (*place == to || self.ancestors[*place].contains(&to))
+            };
+            let crossed = self.ancestors[from].iter().copied().find(lands);
+            if let Some(place) = crossed {
+                let message = format!(
+                    "going back to `{}` crosses `{}`, whose effect outside cannot be undone",
+                    decl.to.value, self.file.steps[place].name.value
+                );
+                let hint = Some("go back to a step that comes after it".to_owned());
+                self.error("rewind_across_effect", &decl.to.span, message, hint);
                 continue;
             }
             if !seen.insert((decl.on.value.clone(), from)) {
@@ -629,10 +693,13 @@ impl<'a> Resolver<'a> {
         for param in &self.file.params {
             let names_subject =
                 kind.is_some_and(|kind| kind.params.iter().any(|(name, _)| *name == param.name.value));
-            let used = steps
-                .iter()
-                .flat_map(|step| step.inputs.values())
-                .any(|source| matches!(source, Source::Param(name) if *name == param.name.value));
+            let name = param.name.value.as_str();
+            let takes = |source: &Source| matches!(source, Source::Param(taken) if taken == name);
+            let used = steps.iter().any(|step| {
+                let list = step.foreach.as_ref().map(|foreach| &foreach.list);
+                let mut expressions = step.when.iter().chain(&step.valid_until).chain(list);
+                step.inputs.values().any(takes) || expressions.any(|one| one.mentions("params", name))
+            });
             if !used && !names_subject {
                 let message = format!("no step takes the parameter `{}`", param.name.value);
                 self.diagnostics.push(Diagnostic::warning(
@@ -654,6 +721,7 @@ fn stage_ref(info: &StageInfo) -> StageRef {
         name: info.name.clone(),
         version: info.version,
         artifacts: artifacts.map(|field| field.name.clone()).collect(),
+        effect: info.effect,
     }
 }
 

@@ -656,6 +656,7 @@ fn a_whole_file_becomes_a_graph() {
     let output = |step: u32, field: &str| Source::Output {
         step: StepIx(step),
         field: field.to_owned(),
+        optional: false,
     };
     let inputs = &step("verify").inputs;
     assert_eq!(inputs["data"], output(1, "data"));
@@ -691,7 +692,8 @@ fn of_several_givers_the_nearest_counts() {
         graph.step(StepIx(2)).inputs["data"],
         Source::Output {
             step: StepIx(1),
-            field: "data".to_owned()
+            field: "data".to_owned(),
+            optional: false,
         }
     );
 }

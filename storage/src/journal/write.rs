@@ -52,7 +52,7 @@ impl Writer {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Head {
     seq: u64,
-    shown: (&'static str, Option<String>, String, bool),
+    shown: (&'static str, Option<String>, String, i32, bool),
 }
 
 impl Head {
@@ -63,6 +63,7 @@ impl Head {
                 row.status.as_str(),
                 row.reason.clone(),
                 row.graph.clone(),
+                row.priority,
                 is_open(row),
             ),
         }

@@ -170,8 +170,11 @@ impl Ledger {
             } => {
                 let (ix, _) = self.end(step, *attempt)?;
                 let text = serde_json::to_string(output).unwrap();
+                // While a run is cancelled its attempts are asked to stop, but are still the current ones:
+                // one that ends its work all the same has done it.
+                let stopped = self.phase == Phase::Cancelling && text.contains("\"poison\"");
                 demand!(
-                    !text.contains("poison"),
+                    stopped || !text.contains("poison"),
                     "the success of a superseded or forged attempt counts"
                 );
                 if matches!(output, Output::Payload { .. }) {
@@ -249,6 +252,7 @@ impl Ledger {
                 match &wake {
                     Wake::At(due) => demand!(at >= *due, "woken {} ms early", due - at),
                     Wake::Signal(name) => demand!(self.signals.contains(name), "no such signal came"),
+                    Wake::Approval(_) => return Err("woken without an approval".to_owned()),
                 }
                 self.steps[ix.get()].waited |= reason == WaitReason::Declared;
             }
@@ -303,6 +307,14 @@ impl Ledger {
                 self.rewound += 1;
                 self.stats.count("redone");
             }
+            Event::StepJudged { .. }
+            | Event::ItemsListed { .. }
+            | Event::StepExpired { .. }
+            | Event::StepSkipped { .. }
+            | Event::StepOverridden { .. }
+            | Event::StepAdopted { .. }
+            | Event::StepApproved { .. } => return Err("no such thing is in the plan".to_owned()),
+            Event::RunPrioritized { .. } => {}
             Event::CancelRequested { .. } => {
                 demand!(self.phase != Phase::Cancelling, "cancelled twice");
                 self.phase = Phase::Cancelling;
@@ -509,6 +521,9 @@ impl Ledger {
                 self.stats.count("superseded by rewind");
             }
             state.least_visit += u32::from(begun.contains(&ix));
+            if let Some(WaitSpec::Signal(signal)) = &self.graph.step(ix).wait {
+                self.signals.remove(signal);
+            }
             (state.done, state.waiting, state.failed) = (None, None, None);
             (state.charged, state.failures, state.waited) = (0, 0, false);
         }
@@ -517,6 +532,7 @@ impl Ledger {
     fn pauses(&mut self, reason: &PauseReason) -> Result<(), String> {
         let failed = |step: &StepName| self.steps[self.find(step).get()].failed.is_some();
         match reason {
+            PauseReason::Expression { .. } => return Err("the plan has no expressions".to_owned()),
             PauseReason::Operator(_) => self.stats.count("paused by operator"),
             PauseReason::Failed { step, failure } => {
                 demand!(failed(step), "paused for a step that has not failed");

@@ -202,6 +202,7 @@ impl RunPlan {
                         Source::Output {
                             step: *need,
                             field: field.to_owned(),
+                            optional: false,
                         },
                     )
                 })
@@ -232,6 +233,7 @@ impl RunPlan {
                     name: StageName::new(name).unwrap(),
                     version: 1,
                     artifacts: Vec::new(),
+                    effect: false,
                 }),
                 needs,
                 inputs,
@@ -247,6 +249,9 @@ impl RunPlan {
                     1 => Some(WaitSpec::Signal(format!("go{}", at % 2))),
                     _ => None,
                 },
+                when: None,
+                foreach: None,
+                valid_until: None,
             });
         }
         let mut data = GraphData {
@@ -254,6 +259,7 @@ impl RunPlan {
             description: String::new(),
             subject: "thing".to_owned(),
             claim: Claim::Write,
+            priority: 0,
             params: vec![ParamSpec {
                 name: "id".to_owned(),
                 ty: "uint64".to_owned(),

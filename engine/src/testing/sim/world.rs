@@ -179,6 +179,8 @@ impl<'p> World<'p> {
                 key: Some(format!("run {at}")),
                 by: By::default(),
                 artifacts: BTreeMap::new(),
+                priority: None,
+                fork: None,
             };
             let now = self.now();
             let run = self.core.start(start.clone(), now).unwrap();
@@ -369,7 +371,8 @@ impl<'p> World<'p> {
             let goes_on = ledger.phase != Phase::Running
                 || ledger.holdings().next().is_some()
                 || ledger.steps.iter().any(|step| step.waiting.is_some());
-            if !goes_on && self.core.blocked(run).is_empty() {
+            let why = self.core.explain(run, self.now());
+            if !goes_on && why.iter().all(|step| step.conditions.is_empty()) {
                 return Err(format!("{run} neither goes on nor says why: {:?}", logged.row));
             }
         }
@@ -482,9 +485,11 @@ impl<'p> World<'p> {
         for (name, given) in &input {
             let given = match given {
                 InputValue::Value(value) => value.clone(),
-                InputValue::Payload { sha256, field } => {
-                    serde_json::from_str::<Value>(sha256).unwrap()[field].clone()
+                InputValue::Payload { sha256, pointer } => {
+                    let file: Value = serde_json::from_str(sha256).unwrap();
+                    file.pointer(pointer).cloned().unwrap_or(Value::Null)
                 }
+                InputValue::List(_) => return Err(format!("{key} gets a list as {name}")),
             };
             let (what, need) = name.split_once('_').unwrap();
             let (_, output) = ledger.steps[need.parse::<usize>().unwrap()]
@@ -604,6 +609,8 @@ impl<'p> World<'p> {
                         sha256: value.to_string(),
                         bytes,
                         artifacts: json!({}),
+                        known: serde_json::Value::Null,
+                        lengths: std::collections::BTreeMap::new(),
                     };
                     self.core.report_payload(&key, &token, output, now);
                 }

@@ -33,6 +33,8 @@ async fn filled(folder: &Path) -> (SurrealJournal, Vec<SampleRun>, String) {
         sha256: payload.clone(),
         bytes: 100_000,
         artifacts: json!({}),
+        known: serde_json::Value::Null,
+        lengths: std::collections::BTreeMap::new(),
     };
     let two = StepName::new("two").unwrap();
     let done = Event::AttemptSucceeded {

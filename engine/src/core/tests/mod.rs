@@ -1,5 +1,7 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
+mod flow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -60,6 +62,7 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         name: StageName::new("work").unwrap(),
         version: 1,
         artifacts: Vec::new(),
+        effect: false,
     };
     let step = StepSpec {
         name: StepName::new("work").unwrap(),
@@ -72,12 +75,16 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         },
         timeout,
         wait: None,
+        when: None,
+        foreach: None,
+        valid_until: None,
     };
     let data = GraphData {
         name: crate::id::WorkflowName::new("one").unwrap(),
         description: String::new(),
         subject: "thing".to_owned(),
         claim,
+        priority: 0,
         params: vec![param("id", None), param("memory", Some(json!(1)))],
         steps: vec![step],
         rewinds: Vec::new(),
@@ -91,6 +98,8 @@ fn start(graph: &Arc<Graph>, params: Value, key: Option<&str>) -> StartRun {
         source: String::new(),
         params,
         key: key.map(str::to_owned),
+        priority: None,
+        fork: None,
         by: By::default(),
         artifacts: BTreeMap::new(),
     }
@@ -228,9 +237,10 @@ fn what_fits_nowhere_makes_nobody_wait() {
             .collect::<Vec<_>>(),
         ["small", "smaller"]
     );
-    let blocked = core.blocked(&huge);
-    assert_eq!(blocked.len(), 1);
-    assert!(blocked[0].1.reason.contains("executor `small`"), "{blocked:?}");
+    let why = core.explain(&huge, at(0));
+    assert_eq!(why.len(), 1);
+    assert_eq!(why[0].conditions[0].kind, "too_large");
+    assert!(why[0].conditions[0].text.contains("executor `small`"), "{why:?}");
 }
 
 #[test]
@@ -246,14 +256,10 @@ fn what_must_wait_for_room_is_not_overtaken_by_its_like() {
         .start(start(&graph, json!({"id": 3, "memory": 1}), None), at(2))
         .unwrap();
     assert_eq!(dispatches(&core.settle(at(2))), []);
-    let blocked = core.blocked(&third);
-    assert!(
-        blocked[0]
-            .1
-            .reason
-            .ends_with("; 1 that wait longer for the same stage come first"),
-        "{blocked:?}"
-    );
+    let why = core.explain(&third, at(2));
+    let kinds: Vec<&str> = why[0].conditions.iter().map(|one| one.kind.as_str()).collect();
+    assert_eq!(kinds, ["queue"]);
+    assert_eq!(why[0].conditions[0].numbers["ahead"], 1);
     report(&mut core, &first[0], done(), at(3));
     let next: Vec<u64> = dispatches(&core.settle(at(3)))
         .iter()
@@ -456,6 +462,8 @@ fn a_large_output_is_the_state_and_the_row_too() {
         sha256: "ab".to_owned(),
         bytes: 20_000,
         artifacts: json!({}),
+        known: serde_json::Value::Null,
+        lengths: std::collections::BTreeMap::new(),
     };
     core.report_payload(&job.key, &job.token, output.clone(), at(1));
     let append = core.settle(at(1)).remove(0).append.unwrap();

@@ -1,5 +1,7 @@
 //! `sealflow run`: start runs, look at them, and tell them what to do.
 
+mod verbs;
+
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -8,10 +10,10 @@ use sealflow_engine::journal::RunFilter;
 use sealflow_engine::run::RunStatus;
 use serde_json::{Map, Value};
 
-use crate::api::{ByRequest, Client, Source, StartRequest, VerbRequest};
+use crate::api::{ByRequest, Client, Source, StartRequest};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
-use crate::view::{self, RunDetail, RunSummary};
+use crate::view::{self, ExplainView, RunDetail, RunSummary};
 use crate::{builtin, draw, output, wire};
 
 /// Start runs, look at them, and tell them what to do
@@ -43,6 +45,9 @@ enum Command {
         /// A name of your own: starting again under the same key gives the same run
         #[arg(long)]
         key: Option<String>,
+        /// Steps of runs of higher priority start first; the workflow's own if nothing is said
+        #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+        priority: Option<i32>,
         /// Stay and watch it to its end
         #[arg(long)]
         watch: bool,
@@ -78,6 +83,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say why a run does not move: every condition that is not met, with numbers and since when
+    Explain {
+        /// The run, or the end of its name, or `latest`
+        run: String,
+        /// Also steps that only wait for others
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Watch a run until it ends or pauses
     Watch {
         /// The run, or the end of its name, or `latest`
@@ -97,51 +113,8 @@ enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Start nothing more of a run; what runs now ends
-    Pause {
-        /// The run, or the end of its name, or `latest`
-        run: String,
-        #[command(flatten)]
-        reason: Reason,
-    },
-    /// Let a paused run go on; failed steps are tried again
-    Resume {
-        /// The run, or the end of its name, or `latest`
-        run: String,
-        #[command(flatten)]
-        reason: Reason,
-    },
-    /// End a run; what is finished stays
-    Cancel {
-        /// The run, or the end of its name, or `latest`
-        run: String,
-        #[command(flatten)]
-        reason: Reason,
-    },
-    /// Try failed or backing-off steps again, now, with a fresh retry budget
-    ///
-    /// With --step a step that has succeeded is done again too, and all that need it.
-    Retry {
-        /// The run, or the end of its name, or `latest`
-        run: String,
-        /// Only this step
-        #[arg(long)]
-        step: Option<String>,
-        #[command(flatten)]
-        reason: Reason,
-    },
-    /// Send a run a signal that one of its steps waits for
-    Signal {
-        /// The run, or the end of its name, or `latest`
-        run: String,
-        /// The signal's name
-        name: String,
-        /// What comes with it, as JSON
-        #[arg(long, default_value = "null")]
-        data: String,
-        #[command(flatten)]
-        reason: Reason,
-    },
+    #[command(flatten)]
+    Verb(verbs::Verb),
 }
 
 /// Who works at this terminal.
@@ -162,6 +135,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             workflow,
             params,
             key,
+            priority,
             watch,
             json,
             reason,
@@ -176,6 +150,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
                 source: Some(found.text),
                 params,
                 key,
+                priority,
                 by: by(reason),
             };
             let started = client.start(&request).await?;
@@ -209,6 +184,15 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             source.close().await?;
             show(&detail?, json)
         }
+        Command::Explain { run, all, json } => {
+            let client = Client::need(&cx).await?;
+            let source = Source::Daemon(client);
+            let run = find(&source, &run).await?;
+            let Source::Daemon(client) = &source else {
+                return Ok(());
+            };
+            explain(&client.explain(&run).await?, all, json)
+        }
         Command::Watch { run, json } => {
             let source = Source::open(&cx).await?;
             let watched = async { watch_run(&source, &find(&source, &run).await?, json).await }.await;
@@ -221,87 +205,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             source.close().await?;
             logged
         }
-        Command::Pause { run, reason } => {
-            ask(
-                &cx,
-                &run,
-                "pause",
-                VerbRequest {
-                    by: by(reason),
-                    ..VerbRequest::default()
-                },
-            )
-            .await
-        }
-        Command::Resume { run, reason } => {
-            ask(
-                &cx,
-                &run,
-                "resume",
-                VerbRequest {
-                    by: by(reason),
-                    ..VerbRequest::default()
-                },
-            )
-            .await
-        }
-        Command::Cancel { run, reason } => {
-            ask(
-                &cx,
-                &run,
-                "cancel",
-                VerbRequest {
-                    by: by(reason),
-                    ..VerbRequest::default()
-                },
-            )
-            .await
-        }
-        Command::Retry { run, step, reason } => {
-            ask(
-                &cx,
-                &run,
-                "retry",
-                VerbRequest {
-                    step,
-                    by: by(reason),
-                    ..VerbRequest::default()
-                },
-            )
-            .await
-        }
-        Command::Signal {
-            run,
-            name,
-            data,
-            reason,
-        } => {
-            let data = serde_json::from_str(&data)
-                .map_err(|error| CliError::new(Kind::Usage, format!("--data is not JSON: {error}")))?;
-            ask(
-                &cx,
-                &run,
-                "signal",
-                VerbRequest {
-                    signal: Some(name),
-                    data,
-                    by: by(reason),
-                    step: None,
-                },
-            )
-            .await
-        }
+        Command::Verb(verb) => verbs::run(&cx, verb).await,
     }
-}
-
-async fn ask(cx: &Context, run: &str, verb: &str, request: VerbRequest) -> anyhow::Result<()> {
-    let source = Source::Daemon(Client::need(cx).await?);
-    let run = find(&source, run).await?;
-    if let Source::Daemon(client) = &source {
-        client.verb(&run, verb, &request).await?;
-    }
-    output::note(&format!("{verb}: {run}"));
-    Ok(())
 }
 
 fn filter(
@@ -366,7 +271,7 @@ async fn find(source: &Source, text: &str) -> anyhow::Result<RunId> {
 }
 
 /// Parameters from `name=value`: JSON where the value is JSON, else a text.
-fn parse_params(given: &[String]) -> anyhow::Result<Value> {
+pub(crate) fn parse_params(given: &[String]) -> anyhow::Result<Value> {
     let mut params = Map::new();
     for text in given {
         let Some((name, value)) = text.split_once('=') else {
@@ -402,6 +307,37 @@ fn list(runs: &[RunSummary], json: bool) -> anyhow::Result<()> {
         &["run", "workflow", "subject", "status", "started", "reason"],
         runs.iter().map(row).collect(),
     );
+    Ok(())
+}
+
+fn explain(why: &ExplainView, all: bool, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(why);
+    }
+    if why.steps.is_empty() {
+        output::note(&format!("{} is {}: nothing is left to do", why.run, why.status));
+        return Ok(());
+    }
+    let (mut hidden, mut running) = (0, Vec::new());
+    for step in &why.steps {
+        if step.conditions.is_empty() {
+            running.push(step.step.as_str());
+        } else if !all && step.conditions.iter().all(|one| one.kind == "upstream") {
+            hidden += 1;
+        } else {
+            output::data(&format!("{} ({})", step.step, step.status));
+            for one in &step.conditions {
+                output::data(&format!("  {:18} {}  since {}", one.kind, one.text, one.since));
+            }
+        }
+    }
+    if !running.is_empty() {
+        output::data(&format!("running: {}", running.join(", ")));
+    }
+    if hidden > 0 {
+        let steps = if hidden == 1 { "step waits" } else { "steps wait" };
+        output::note(&format!("{hidden} {steps} only for others; --all shows them"));
+    }
     Ok(())
 }
 

@@ -1,9 +1,13 @@
 //! `sealflow workflow`: workflow files.
 
+mod rehearse;
+
 use clap::{Subcommand, ValueEnum};
-use sealflow_engine::workflow::{Severity, load};
+use sealflow_engine::id::RunId;
+use sealflow_engine::workflow::{GraphData, Severity, load};
 use serde_json::json;
 
+use crate::api::Source;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::{builtin, draw, output, wire};
@@ -39,6 +43,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show step by step what an edited workflow does differently
+    ///
+    /// Example: sealflow workflow diff seal_offline ./seal_offline.toml
+    Diff {
+        /// A file, the name of a workflow, or a run, which keeps the one it started with
+        old: String,
+        /// The same
+        new: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a workflow in a moment: the real engine, pretended work, a simulated clock
+    Rehearse(rehearse::Args),
     /// Draw a workflow
     Graph {
         /// A file, or the name of a workflow
@@ -116,7 +134,57 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             });
             Ok(())
         }
+        Command::Diff { old, new, json } => diff(cx, &old, &new, json).await,
+        Command::Rehearse(args) => rehearse::run(cx, args),
     }
+}
+
+/// The graph of a file, a name, or of a run, which keeps the one it started with.
+async fn graph_of(cx: &Context, what: &str) -> anyhow::Result<GraphData> {
+    if let Ok(run) = what.parse::<RunId>() {
+        let source = Source::open(cx).await?;
+        let graph = source.graph(&run).await;
+        source.close().await?;
+        return graph;
+    }
+    let found = builtin::find(what, &cx.home.workflows())?;
+    let (graph, _) = builtin::graph(&found, &wire::registry(cx))?;
+    Ok(graph.data().clone())
+}
+
+async fn diff(cx: &Context, old: &str, new: &str, json: bool) -> anyhow::Result<()> {
+    let (old, new) = (graph_of(cx, old).await?, graph_of(cx, new).await?);
+    let differences = sealflow_engine::workflow::diff(&old, &new);
+    if json {
+        return output::json(&differences);
+    }
+    if differences.is_empty() {
+        output::note("they do the same");
+    }
+    for one in &differences {
+        let sign = match one.change.as_str() {
+            "added" => "+",
+            "removed" => "-",
+            _ => "~",
+        };
+        output::data(&format!("{sign} {} {}", one.what, one.name));
+        for key in &one.keys {
+            let shown = |text: &str| {
+                if text.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    text.to_owned()
+                }
+            };
+            output::data(&format!(
+                "    {}: {} → {}",
+                key.key,
+                shown(&key.before),
+                shown(&key.after)
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check(cx: &Context, workflows: &[String], json: bool) -> anyhow::Result<()> {

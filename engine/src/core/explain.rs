@@ -1,0 +1,312 @@
+//! Why a run's steps do not run: every condition that is not met, with its numbers and since when.
+
+use serde::{Deserialize, Serialize};
+
+use super::admission::Turn;
+use super::*;
+use crate::clock::rfc3339;
+
+/// One thing that stands between a step and its start, or its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// A stable slug for programs, for example `upstream`, `memory` or `approval`.
+    pub kind: String,
+    /// The condition in one sentence.
+    pub text: String,
+    /// Since when it is so, milliseconds since 1970.
+    pub since: u64,
+    /// The numbers behind the sentence, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, u64>,
+}
+
+impl Condition {
+    fn new(kind: &str, since: u64, text: impl Into<String>) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            text: text.into(),
+            since,
+            numbers: BTreeMap::new(),
+        }
+    }
+
+    fn with(mut self, name: &str, number: u64) -> Self {
+        self.numbers.insert(name.to_owned(), number);
+        self
+    }
+}
+
+/// Why one step or item is not through.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The step or item.
+    pub step: StepName,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// What is not met; never empty for a step that is neither running nor through.
+    pub conditions: Vec<Condition>,
+}
+
+impl Core {
+    /// Why the steps of an open run are not through, needs first; items after the step they belong to.
+    pub fn explain(&self, run: &RunId, now: Now) -> Vec<Explanation> {
+        let Some(live) = self.runs.get(run) else {
+            return Vec::new();
+        };
+        let state = &live.state;
+        let mut all = Vec::new();
+        for (ix, _) in state.graph.steps() {
+            all.extend(self.explain_step(state, ix, now));
+            let open = state.items(ix).iter().copied();
+            // Items that were not let go wait for the others, which the step itself says.
+            let open = open.filter(|item| state.step(*item).status != StepStatus::Pending);
+            all.extend(open.filter_map(|item| self.explain_step(state, item, now)));
+        }
+        all
+    }
+
+    fn explain_step(&self, state: &RunState, ix: StepIx, now: Now) -> Option<Explanation> {
+        let step = state.step(ix);
+        let mut conditions = match step.status {
+            StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
+            StepStatus::Pending => vec![upstream(state, ix)],
+            StepStatus::Running => under_way(state, ix),
+            StepStatus::Waiting => waiting(state, ix, now),
+            StepStatus::Failed => failed(state, ix),
+            StepStatus::Ready => Vec::new(),
+        };
+        if matches!(step.status, StepStatus::Ready | StepStatus::Failed) {
+            conditions.extend(of_run(state));
+        }
+        if step.status == StepStatus::Ready {
+            if let Some(stage) = &state.spec(ix).stage {
+                let need = self.costs(state, ix, &stage.name);
+                conditions.extend(self.no_place(&stage.name, need, step.since, now));
+                conditions.extend(self.queue(state, ix, &stage.name));
+            }
+            if conditions.is_empty() {
+                conditions.push(Condition::new("starting", step.since, "nothing; it starts now"));
+            }
+        }
+        if let Some(until) = step.valid_until {
+            let left = until.saturating_sub(now.wall_ms);
+            let text = format!("its success is worth something until {} only", rfc3339(until));
+            conditions.push(Condition::new("valid_until", step.since, text).with("left_ms", left));
+        }
+        Some(Explanation {
+            step: state.name(ix),
+            status: step.status,
+            conditions,
+        })
+    }
+
+    /// Why no executor takes the step; nothing if one would.
+    fn no_place(&self, stage: &StageName, need: Resources, since: u64, now: Now) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let accepting = self.places.iter().filter(|place| place.spec.accepts(stage));
+        for Place {
+            spec,
+            held,
+            attempts,
+            suspended_until,
+        } in accepting
+        {
+            let name = &spec.name;
+            let clamped = need.clamped(spec.capacity);
+            let before = conditions.len();
+            if !clamped.fits(spec.capacity, Resources::default()) {
+                let text = format!(
+                    "executor `{name}` can never hold it: it needs {} MiB of {} MiB",
+                    clamped.memory >> 20,
+                    spec.capacity.memory >> 20
+                );
+                let condition = Condition::new("too_large", since, text);
+                conditions.push(
+                    condition
+                        .with("needed_bytes", clamped.memory)
+                        .with("capacity_bytes", spec.capacity.memory),
+                );
+                continue;
+            }
+            if *suspended_until > now.mono_ms {
+                let left = suspended_until - now.mono_ms;
+                let text = format!(
+                    "executor `{name}` is left alone for {} s after a critical failure",
+                    left.div_ceil(1000)
+                );
+                conditions.push(Condition::new("suspended", since, text).with("left_ms", left));
+            }
+            if *attempts >= spec.slots {
+                let text = format!(
+                    "executor `{name}` runs {attempts} attempts of at most {}",
+                    spec.slots
+                );
+                let condition = Condition::new("slots", since, text).with("running", *attempts as u64);
+                conditions.push(condition.with("slots", spec.slots as u64));
+            }
+            let free = spec.capacity.cpu.saturating_sub(held.cpu);
+            if clamped.cpu > free {
+                let text = format!(
+                    "executor `{name}`: needs {} cores, free are {free} of {}",
+                    clamped.cpu, spec.capacity.cpu
+                );
+                let condition = Condition::new("cpu", since, text).with("needed", clamped.cpu.into());
+                conditions.push(
+                    condition
+                        .with("free", free.into())
+                        .with("capacity", spec.capacity.cpu.into()),
+                );
+            }
+            let free = spec.capacity.memory.saturating_sub(held.memory);
+            if clamped.memory > free {
+                let text = format!(
+                    "executor `{name}`: needs {} MiB of memory, free are {} of {}",
+                    clamped.memory >> 20,
+                    free >> 20,
+                    spec.capacity.memory >> 20
+                );
+                let condition = Condition::new("memory", since, text).with("needed_bytes", clamped.memory);
+                let condition = condition.with("free_bytes", free);
+                conditions.push(condition.with("capacity_bytes", spec.capacity.memory));
+            }
+            if conditions.len() == before {
+                // This one has room; what the others lack does not matter.
+                return Vec::new();
+            }
+        }
+        if conditions.is_empty() {
+            let names: Vec<&str> = self.places.iter().map(|place| place.spec.name.as_str()).collect();
+            let text = format!(
+                "no executor runs stage `{stage}`; there are: {}",
+                names.join(", ")
+            );
+            conditions.push(Condition::new("no_executor", since, text));
+        }
+        conditions
+    }
+
+    /// How many of its kind come first.
+    fn queue(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Option<Condition> {
+        let turn = Turn::of(state, ix);
+        let ahead = self
+            .ready
+            .get(stage)
+            .map_or(0, |queue| queue.range(..turn).count());
+        let text = format!("{ahead} ahead of it for the same stage");
+        let condition = Condition::new("queue", state.step(ix).since, text);
+        (ahead > 0).then(|| condition.with("ahead", ahead as u64))
+    }
+}
+
+/// What holds up every step of the run that could start.
+fn of_run(state: &RunState) -> Vec<Condition> {
+    let mut conditions = Vec::new();
+    if state.status == RunStatus::Cancelling {
+        conditions.push(Condition::new(
+            "cancelling",
+            state.updated_at,
+            "the run is being cancelled",
+        ));
+    }
+    if let Some(pause) = &state.pause {
+        let kind = match pause {
+            PauseReason::Operator(_) => "paused_by_person",
+            PauseReason::Failed { .. } => "paused_by_failure",
+            PauseReason::RetriesUsedUp { .. } => "retries_used_up",
+            PauseReason::RewindsUsedUp { .. } => "rewinds_used_up",
+            PauseReason::Expression { .. } => "expression",
+        };
+        conditions.push(Condition::new(kind, state.updated_at, pause.text()));
+    }
+    for gone in state.discarding.values() {
+        let text = format!(
+            "attempt {} of `{}` was given up but cannot be interrupted; its end is awaited",
+            gone.key.attempt, gone.key.step
+        );
+        conditions.push(Condition::new("given_up", state.updated_at, text));
+    }
+    conditions
+}
+
+fn upstream(state: &RunState, ix: StepIx) -> Condition {
+    if let Some((step, _)) = state.step(ix).item {
+        return Condition::new(
+            "items",
+            state.step(ix).since,
+            format!("other items of `{}` come first", state.graph.step(step).name),
+        );
+    }
+    let needs = &state.graph.step(ix).needs;
+    let unmet: Vec<StepIx> = needs
+        .iter()
+        .copied()
+        .filter(|need| !state.step(*need).is_through())
+        .collect();
+    let named = unmet.iter().map(|need| {
+        let status = state.step(*need).status.as_str();
+        format!("`{}` ({status})", state.graph.step(*need).name)
+    });
+    let text = format!("needs {}", named.collect::<Vec<_>>().join(", "));
+    let condition = Condition::new("upstream", state.step(ix).since, text).with("needs", needs.len() as u64);
+    condition.with("met", (needs.len() - unmet.len()) as u64)
+}
+
+fn under_way(state: &RunState, ix: StepIx) -> Vec<Condition> {
+    let Some(items) = &state.step(ix).items else {
+        return Vec::new();
+    };
+    let text = format!("{} of {} items are not through", items.left, items.total);
+    let condition = Condition::new("items", state.step(ix).since, text).with("left", items.left.into());
+    vec![condition.with("total", items.total.into())]
+}
+
+fn waiting(state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
+    let step = state.step(ix);
+    let Some((wake, reason)) = &step.wake else {
+        return Vec::new();
+    };
+    let condition = match wake {
+        Wake::At(at) => {
+            let left = at.saturating_sub(now.wall_ms);
+            let (kind, what) = match reason {
+                WaitReason::Backoff => ("backoff", "the next attempt is due"),
+                WaitReason::Declared => ("time", "the workflow says to wait until"),
+                WaitReason::Parked => ("time", "the stage waits until"),
+            };
+            let text = format!("{what} {}, in {} s", rfc3339(*at), left.div_ceil(1000));
+            let condition = Condition::new(kind, step.since, text).with("left_ms", left);
+            if *reason == WaitReason::Backoff {
+                let most = state.spec(ix).retry.max_attempts;
+                condition
+                    .with("charged", step.charged.into())
+                    .with("max_attempts", most.into())
+            } else {
+                condition
+            }
+        }
+        Wake::Signal(name) => {
+            let text = format!(
+                "waits for the signal `{name}`: sealflow run signal {} {name}",
+                state.id
+            );
+            Condition::new("signal", step.since, text)
+        }
+        Wake::Approval(what) => {
+            let text = format!(
+                "a person must approve ({what}): sealflow run approve {} {}",
+                state.id,
+                state.name(ix)
+            );
+            Condition::new("approval", step.since, text)
+        }
+    };
+    vec![condition]
+}
+
+fn failed(state: &RunState, ix: StepIx) -> Vec<Condition> {
+    let step = state.step(ix);
+    let failure = step.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+    let most = state.spec(ix).retry.max_attempts;
+    let condition = Condition::new("failed", step.since, failure).with("charged", step.charged.into());
+    vec![condition.with("max_attempts", most.into())]
+}

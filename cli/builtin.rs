@@ -10,11 +10,15 @@ use sealflow_engine::workflow::{Diagnostic, Graph, load};
 use crate::exit::{CliError, Kind, not_found};
 
 /// Name and text of each embedded workflow.
-pub(crate) const BUILTIN: [(&str, &str); 4] = [
+pub(crate) const BUILTIN: [(&str, &str); 5] = [
     ("seal_offline", include_str!("../workflows/seal_offline.toml")),
     (
         "snap_up_offline",
         include_str!("../workflows/snap_up_offline.toml"),
+    ),
+    (
+        "window_post_offline",
+        include_str!("../workflows/window_post_offline.toml"),
     ),
     (
         "winning_post_offline",

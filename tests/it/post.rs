@@ -36,38 +36,6 @@ fn corrupt(home: &Home, sector: u64) {
     std::fs::write(&path, noise).unwrap();
 }
 
-/// Two partitions of a deadline, each proved and verified in steps of its own.
-const TWO_PARTITIONS: &str = r#"
-[workflow]
-name    = "two_partitions"
-subject = "deadline"
-
-[params]
-miner    = "actor_id"
-deadline = "deadline"
-sectors  = "sectors"
-first    = "post_partition"
-second   = "post_partition"
-
-[steps.post_challenge]
-[steps.proof_parameters]
-needs = ["post_challenge"]
-[steps.window_post_0]
-stage = "window_post"
-needs = ["proof_parameters"]
-with  = { partition = "params.first" }
-[steps.verify_post_0]
-stage = "verify_post"
-needs = ["window_post_0"]
-[steps.window_post_1]
-stage = "window_post"
-needs = ["window_post_0"]
-with  = { partition = "params.second" }
-[steps.verify_post_1]
-stage = "verify_post"
-needs = ["window_post_1"]
-"#;
-
 fn deadline(sectors: &Value) -> Vec<String> {
     vec![
         "miner=f01000".to_owned(),
@@ -94,6 +62,14 @@ fn numbers(list: &Value) -> Vec<u64> {
     list.iter().map(|one| one["sector"].as_u64().unwrap()).collect()
 }
 
+/// The items of `window_post` that have succeeded.
+fn proved_partitions(home: &Home, run: &str) -> Vec<Value> {
+    let shown = home.json(&["run", "show", run, "--json"]);
+    let items = step(&shown, "window_post")["items"].as_array().cloned();
+    let done = |item: &Value| item["status"] == "succeeded";
+    items.unwrap_or_default().into_iter().filter(done).collect()
+}
+
 #[test]
 fn faults_are_named_and_the_rest_is_proved() {
     let home = Home::new();
@@ -101,22 +77,19 @@ fn faults_are_named_and_the_rest_is_proved() {
     seal(&home, &[1, 2, 3, 4], &json!(["pledge"]));
     corrupt(&home, 2);
     std::fs::remove_file(home.path().join("store/sealed/s-t01000-3")).unwrap();
-    let file = home.path().join("two_partitions.toml");
-    std::fs::write(&file, TWO_PARTITIONS).unwrap();
-    let mut params = deadline(&json!([1, 2, 3, 4]));
-    params.push(format!("first={}", partition(&home, 0, &[1, 2])));
-    params.push(format!("second={}", partition(&home, 1, &[3, 4])));
-    let run = home.start(file.to_str().unwrap(), &params);
+    let run = home.start("window_post_offline", &deadline(&json!([4, 1, 2, 3])));
     let watched = home.run(&["run", "watch", &run]);
     assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
 
     let shown = home.json(&["run", "show", &run, "--json"]);
+    assert_eq!(shown["subject"], "f01000/deadline-3");
     let partitions = &step(&shown, "post_challenge")["output"]["partitions"];
     assert_eq!(numbers(&partitions[0]["replicas"]), [1, 2], "{shown}");
     assert_eq!(numbers(&partitions[1]["replicas"]), [3, 4]);
-    assert_eq!(shown["subject"], "f01000/deadline-3");
-    for (at, proved, faulty, reason) in [(0, 1, 2, "invalid"), (1, 4, 3, "No such file")] {
-        let post = &step(&shown, &format!("window_post_{at}"))["output"]["post"];
+    let items = proved_partitions(&home, &run);
+    assert_eq!(items.len(), 2, "{shown}");
+    for (item, proved, faulty, reason) in [(&items[0], 1, 2, "invalid"), (&items[1], 4, 3, "No such file")] {
+        let post = &item["output"]["post"];
         assert_eq!(numbers(&post["proved"]), [proved], "{post}");
         assert_eq!(numbers(&post["faults"]), [faulty], "{post}");
         let found = post["faults"][0]["reason"].as_str().unwrap();
@@ -125,11 +98,42 @@ fn faults_are_named_and_the_rest_is_proved() {
             "{found}"
         );
         assert_eq!(post["proof"].as_str().unwrap().len(), 384);
-        let verified = &step(&shown, &format!("verify_post_{at}"))["output"];
-        assert_eq!(verified["verified"], true, "{verified}");
-        assert_eq!(verified["sectors_proved"], 1);
-        assert_eq!(verified["faults"], post["faults"]);
     }
+    let verified = &step(&shown, "verify_post")["output"];
+    assert_eq!(verified["verified"], true, "{verified}");
+    assert_eq!(verified["sectors_proved"], 2);
+    assert_eq!(numbers(&verified["faults"]), [2, 3]);
+    daemon.stop();
+    nothing_was_done_twice(&home, &run);
+    home.check_store_finds(&["`sealed` of f01000/3"]);
+}
+
+#[test]
+fn no_finished_partition_is_proved_again() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    seal(&home, &[1, 2, 3, 4, 5, 6, 7], &json!(["pledge"]));
+    let run = home.start("window_post_offline", &deadline(&json!([1, 2, 3, 4, 5, 6, 7])));
+    wait_for("a partition", || !proved_partitions(&home, &run).is_empty());
+    daemon.kill();
+    let daemon = home.daemon();
+    let before = proved_partitions(&home, &run);
+    assert!(!before.is_empty());
+    let watched = home.run(&["run", "watch", &run]);
+    assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
+    let after = proved_partitions(&home, &run);
+    assert_eq!(after.len(), 4, "{after:?}");
+    for item in before {
+        let same = after.iter().find(|other| other["step"] == item["step"]).unwrap();
+        assert_eq!(same["output"], item["output"]);
+        assert_eq!(same["attempts"], item["attempts"]);
+    }
+    let shown = home.json(&["run", "show", &run, "--json"]);
+    let verified = &step(&shown, "verify_post")["output"];
+    assert_eq!(
+        (&verified["verified"], &verified["sectors_proved"]),
+        (&json!(true), &json!(7))
+    );
     daemon.stop();
     nothing_was_done_twice(&home, &run);
     home.check_store();

@@ -189,7 +189,13 @@ pub(crate) fn run(run: &RunDetail) -> String {
         .steps
         .iter()
         .zip(&depth)
-        .map(|(step, depth)| step.step.len() + 2 * depth)
+        .flat_map(|(step, depth)| {
+            let items = step
+                .items
+                .iter()
+                .map(move |item| item.step.len() + 2 * (depth + 1));
+            std::iter::once(step.step.len() + 2 * depth).chain(items)
+        })
         .max()
         .unwrap_or(0);
     for (step, depth) in run.steps.iter().zip(&depth) {

@@ -387,7 +387,7 @@ impl Stage {
 }
 
 fn duration(ms: u64) -> String {
-    humantime::format_duration(std::time::Duration::from_millis(ms)).to_string()
+    humantime::format_duration(std::time::Duration::from_secs(ms.div_ceil(1000))).to_string()
 }
 
 /// A value of a type, by the type's name.

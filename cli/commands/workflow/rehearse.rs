@@ -151,6 +151,7 @@ fn show(rehearsal: &Rehearsal) {
     ));
 }
 
+/// To the second: nobody plans in milliseconds.
 fn duration(ms: u64) -> String {
-    humantime::format_duration(Duration::from_millis(ms)).to_string()
+    humantime::format_duration(Duration::from_secs(ms.div_ceil(1000))).to_string()
 }

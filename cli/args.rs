@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completions, config, daemon, demo, doctor, init, params, run, stage, store, workflow};
+use crate::commands::{
+    completions, config, daemon, demo, doctor, executor, init, params, run, stage, store, workflow,
+};
 
 /// Durable workflows for Filecoin storage providers.
 ///
@@ -29,6 +31,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Workflow(workflow::Args),
     Stage(stage::Args),
+    Executor(executor::Args),
     Params(params::Args),
     Store(store::Args),
     Doctor(doctor::Args),

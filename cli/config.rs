@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
-use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CliError, Kind};
@@ -33,7 +32,6 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) daemon: Daemon,
     pub(crate) journal: Journal,
-    pub(crate) executor: Executor,
     pub(crate) scratch: Scratch,
     pub(crate) stores: BTreeMap<String, Store>,
     pub(crate) params: Params,
@@ -59,24 +57,6 @@ pub(crate) struct Journal {
     pub(crate) url: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Executor {
-    pub(crate) cpu: Option<u32>,
-    pub(crate) memory: Option<ByteSize>,
-    pub(crate) slots: usize,
-}
-
-impl Default for Executor {
-    fn default() -> Self {
-        Self {
-            cpu: None,
-            memory: None,
-            slots: 64,
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,15 +89,7 @@ pub(crate) struct Params {
 impl Config {
     /// Reads the file; one that is not there says nothing.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", path.display());
-                return Err(CliError::new(Kind::Config, message).into());
-            }
-        };
-        Self::parse(&text).map_err(|error| CliError::new(Kind::Config, render(path, &text, &error)).into())
+        read(path, Self::parse)
     }
 
     /// Reads the text of a file.
@@ -135,6 +107,22 @@ impl Config {
         };
         stores.into_iter().map(path).collect()
     }
+}
+
+/// Reads a TOML file; one that is not there says nothing.
+pub(crate) fn read<T: Default>(
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, toml::de::Error>,
+) -> anyhow::Result<T> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => {
+            let message = format!("cannot read {}: {error}", path.display());
+            return Err(CliError::new(Kind::Config, message).into());
+        }
+    };
+    parse(&text).map_err(|error| CliError::new(Kind::Config, render(path, &text, &error)).into())
 }
 
 fn render(path: &Path, text: &str, error: &toml::de::Error) -> String {
@@ -187,8 +175,6 @@ mod tests {
             })
         );
         // What depends on the machine has an example in the file instead of a default.
-        config.executor.cpu = None;
-        config.executor.memory = None;
         config.journal = Journal::default();
         config.params = Params::default();
         assert_eq!(config, Config::default());
@@ -196,7 +182,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_errors() {
-        let error = Config::parse("[executor]\ncpus = 3\n").unwrap_err();
-        assert!(error.message().contains("unknown field `cpus`"), "{error}");
+        let error = Config::parse("[daemon]\nlisten_on = 3\n").unwrap_err();
+        assert!(error.message().contains("unknown field `listen_on`"), "{error}");
     }
 }

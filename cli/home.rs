@@ -46,6 +46,10 @@ impl Home {
         self.root.join("config.toml")
     }
 
+    pub(crate) fn machine(&self) -> PathBuf {
+        self.root.join("machine.toml")
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.root.join("journal")
     }

@@ -9,6 +9,7 @@ mod draw;
 mod environment;
 mod exit;
 mod home;
+mod machine;
 mod output;
 mod view;
 mod wire;

@@ -10,7 +10,6 @@ use sealflow_engine::clock::SystemClock;
 use sealflow_engine::dispatcher::{self, Dispatcher, Handle, Parts};
 use sealflow_engine::executor::{Executor, ExecutorSpec};
 use sealflow_engine::journal::{Journal, JournalError};
-use sealflow_engine::resource::Resources;
 use sealflow_engine::stage::StageRegistry;
 use sealflow_executors::InProcess;
 use sealflow_storage::journal::{Credentials, DirectoryLock, OpenError, OpenOptions, SurrealJournal};
@@ -18,8 +17,10 @@ use sealflow_storage::store::FilesystemStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::read;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
+use crate::machine::Profile;
 
 /// The stages of this process.
 pub(crate) fn registry(cx: &Context) -> Arc<StageRegistry> {
@@ -125,14 +126,24 @@ impl Engine {
         let journal = journal(cx, true).await?;
         let registry = registry(cx);
         let stores = stores(cx)?;
-        let executor = InProcess::new(spec(cx), registry.clone(), stores);
+        let names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
+        let profile = read(&cx.home.machine(), Profile::parse)?;
+        let specs = profile.executors(&registry)?.into_iter();
+        let executors = specs.map(|spec| {
+            let spec = ExecutorSpec {
+                stores: Some(names.clone()),
+                ..spec
+            };
+            Arc::new(InProcess::new(spec, registry.clone(), stores.clone())) as Arc<dyn Executor>
+        });
+        let executors = executors.collect();
         let mut seed = [0; 32];
         rand::rngs::OsRng.fill_bytes(&mut seed);
         let as_trait: Arc<dyn Journal> = journal.clone();
         let parts = Parts {
             journal: as_trait,
             registry,
-            executors: vec![Arc::new(executor) as Arc<dyn Executor>],
+            executors,
             clock: Arc::new(SystemClock::default()),
             seed,
         };
@@ -168,34 +179,4 @@ impl Engine {
         drop(self.handle);
         Ok(self.journal.close().await?)
     }
-}
-
-/// What steps may use together.
-fn spec(cx: &Context) -> ExecutorSpec {
-    let config = &cx.config.executor;
-    let cores = std::thread::available_parallelism()
-        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-    let memory = config
-        .memory
-        .map_or_else(|| memory_bytes() / 10 * 9, |memory| memory.as_u64());
-    ExecutorSpec {
-        name: "local".to_owned(),
-        stages: None,
-        capacity: Resources {
-            cpu: config.cpu.unwrap_or(cores),
-            memory,
-        },
-        slots: config.slots,
-    }
-}
-
-/// The memory of this machine, or of the group of processes that this one is confined to.
-pub(crate) fn memory_bytes() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let confined = system
-        .cgroup_limits()
-        .map(|limits| limits.total_memory)
-        .filter(|bytes| *bytes > 0);
-    confined.map_or(system.total_memory(), |limit| limit.min(system.total_memory()))
 }

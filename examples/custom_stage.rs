@@ -11,11 +11,11 @@ use sealflow_engine::artifact::Stores;
 use sealflow_engine::clock::SystemClock;
 use sealflow_engine::dispatcher::{NewRun, Parts, open};
 use sealflow_engine::event::By;
-use sealflow_engine::executor::{Executor, ExecutorSpec};
+use sealflow_engine::executor::{Executor, ExecutorSpec, Machine};
 use sealflow_engine::failure::Failure;
 use sealflow_engine::id::Subject;
 use sealflow_engine::journal::Journal;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::{Need, Resources};
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext, StageRegistry, SubjectKind};
 use sealflow_engine::testing::MemoryJournal;
 use sealflow_engine::workflow::load;
@@ -49,10 +49,11 @@ impl Stage for CountWords {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
-        Resources {
+    fn costs(&self, _: &Value) -> Need {
+        Need {
             cpu: 1,
             memory: 1 << 20,
+            ..Need::default()
         }
     }
 
@@ -95,15 +96,15 @@ async fn main() -> anyhow::Result<()> {
     let (graph, problems) = load(WORKFLOW, &registry);
     let graph = graph.ok_or_else(|| anyhow::anyhow!("{problems:?}"))?;
 
-    let spec = ExecutorSpec {
+    let machine = Machine {
         name: "here".to_owned(),
-        stages: None,
         capacity: Resources {
             cpu: 2,
             memory: 1 << 30,
+            ..Resources::default()
         },
-        slots: 4,
     };
+    let spec = ExecutorSpec::new("here", machine, 4);
     let executor: Arc<dyn Executor> = Arc::new(InProcess::new(spec, registry.clone(), Stores::default()));
     let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::default());
     let parts = Parts {

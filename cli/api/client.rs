@@ -12,7 +12,7 @@ use sealflow_storage::journal::{DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Health, Problem, StartRequest, Started, VerbRequest};
+use super::{ByRequest, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, VerbRequest};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
 use crate::home::Listening;
@@ -141,6 +141,28 @@ impl Client {
 
     pub(crate) async fn explain(&self, run: &RunId) -> anyhow::Result<ExplainView> {
         self.call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}/explain"), None)
+            .await
+    }
+
+    pub(crate) async fn executors(&self) -> anyhow::Result<Vec<ExecutorDetail>> {
+        self.call::<(), _>(Method::GET, "/api/v1/executors", None).await
+    }
+
+    pub(crate) async fn holds(&self) -> anyhow::Result<Vec<HoldView>> {
+        self.call::<(), _>(Method::GET, "/api/v1/holds", None).await
+    }
+
+    /// Holds something back, or releases it.
+    pub(crate) async fn hold(
+        &self,
+        kind: &str,
+        name: &str,
+        hold: bool,
+        by: &ByRequest,
+    ) -> anyhow::Result<()> {
+        let method = if hold { Method::PUT } else { Method::DELETE };
+        let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+        self.call(method, &format!("/api/v1/holds/{kind}/{name}"), Some(by))
             .await
     }
 

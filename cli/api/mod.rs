@@ -101,6 +101,79 @@ pub(crate) struct Health {
     pub(crate) executors: Vec<ExecutorView>,
 }
 
+/// An amount of each resource.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Amounts {
+    /// Cores.
+    pub(crate) cpu: u32,
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// Bytes of scratch space; nothing where the machine profile sets no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk: Option<u64>,
+    /// GPUs, by index.
+    pub(crate) gpus: Vec<u8>,
+}
+
+/// What an attempt holds.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HoldingView {
+    /// The run.
+    pub(crate) run: String,
+    /// The step.
+    pub(crate) step: String,
+    /// The try.
+    pub(crate) attempt: u32,
+    /// What it holds.
+    pub(crate) held: Amounts,
+    /// Since when.
+    pub(crate) since: String,
+    /// Whether its result is not wanted any more, and its end is awaited.
+    pub(crate) given_up: bool,
+}
+
+/// Something that is held back.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HoldView {
+    /// `workflow`, `stage` or `executor`.
+    pub(crate) kind: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Who asked for it.
+    pub(crate) who: String,
+    /// And why.
+    pub(crate) why: String,
+    /// Since when.
+    pub(crate) since: String,
+}
+
+/// An executor, and who holds what of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ExecutorDetail {
+    /// Its name.
+    pub(crate) name: String,
+    /// The machine that it is on.
+    pub(crate) machine: String,
+    /// The stages it runs; nothing means all.
+    pub(crate) stages: Option<Vec<String>>,
+    /// How many attempts it runs at a time.
+    pub(crate) concurrency: usize,
+    /// What its machine has.
+    pub(crate) capacity: Amounts,
+    /// What attempts of all executors hold of the machine.
+    pub(crate) machine_held: Amounts,
+    /// What its own attempts hold.
+    pub(crate) held: Amounts,
+    /// Locks that each of its attempts holds.
+    pub(crate) locks: Vec<String>,
+    /// Seconds from one start to the next.
+    pub(crate) stagger_seconds: f64,
+    /// Its attempts.
+    pub(crate) attempts: Vec<HoldingView>,
+    /// Who drains it, if somebody does.
+    pub(crate) drained: Option<HoldView>,
+}
+
 /// An executor.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ExecutorView {

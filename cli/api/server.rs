@@ -6,11 +6,13 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use sealflow_engine::core::{Refused, Verb};
+use sealflow_engine::core::{Holding, Refused, Verb};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, RunFilter};
+use sealflow_engine::resource::Resources;
+use sealflow_engine::site::{Hold, HoldKind};
 use sealflow_engine::workflow::GraphData;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
@@ -21,7 +23,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Json, Path, Query};
-use super::{ByRequest, ExecutorView, Health, Problem, StartRequest, Started, VerbRequest};
+use super::{
+    Amounts, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem, StartRequest,
+    Started, VerbRequest,
+};
 use crate::builtin;
 use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
 
@@ -52,6 +57,9 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(explain_run))
         .routes(routes!(run_graph))
         .routes(routes!(run_verb))
+        .routes(routes!(list_executors))
+        .routes(routes!(list_holds))
+        .routes(routes!(hold, release))
         .routes(routes!(describe))
 }
 
@@ -174,17 +182,14 @@ fn by(request: ByRequest) -> By {
 #[utoipa::path(get, path = "/api/v1/health", responses((status = 200, body = Health)))]
 async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
     let engine = api.handle.engine().await?;
-    let executors = engine
-        .executors
-        .into_iter()
-        .map(|(spec, held, attempts)| ExecutorView {
-            name: spec.name,
-            attempts,
-            cpu: spec.capacity.cpu,
-            cpu_held: held.cpu,
-            memory: spec.capacity.memory,
-            memory_held: held.memory,
-        });
+    let executors = engine.executors.into_iter().map(|view| ExecutorView {
+        name: view.spec.name,
+        attempts: view.attempts.len(),
+        cpu: view.capacity.cpu,
+        cpu_held: view.machine_held.cpu,
+        memory: view.capacity.memory,
+        memory_held: view.machine_held.memory,
+    });
     Ok(Json(Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         open_runs: engine.open,
@@ -195,6 +200,102 @@ async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
             .collect(),
         executors: executors.collect(),
     }))
+}
+
+fn hold_view(kind: HoldKind, name: &str, hold: &Hold) -> HoldView {
+    HoldView {
+        kind: kind.as_str().to_owned(),
+        name: name.to_owned(),
+        who: hold.by.who.clone(),
+        why: hold.by.why.clone(),
+        since: view::time(hold.since),
+    }
+}
+
+fn amounts(resources: Resources) -> Amounts {
+    Amounts {
+        cpu: resources.cpu,
+        memory: resources.memory,
+        disk: Some(resources.disk).filter(|bytes| *bytes < u64::MAX),
+        gpus: resources.gpus.into(),
+    }
+}
+
+/// Executors, and who holds what of them.
+#[utoipa::path(get, path = "/api/v1/executors", responses((status = 200, body = Vec<ExecutorDetail>)))]
+async fn list_executors(State(api): Shared) -> Result<Json<Vec<ExecutorDetail>>, ApiError> {
+    let engine = api.handle.engine().await?;
+    let holding = |holding: Holding| HoldingView {
+        run: holding.key.run.to_string(),
+        step: holding.key.step.to_string(),
+        attempt: holding.key.attempt,
+        held: amounts(holding.held),
+        since: view::time(holding.since),
+        given_up: holding.given_up,
+    };
+    let detail = |view: sealflow_engine::core::ExecutorView| {
+        let drained = view.hold.as_ref();
+        let drained = drained.map(|hold| hold_view(HoldKind::Executor, &view.spec.name, hold));
+        ExecutorDetail {
+            drained,
+            machine: view.spec.machine.name,
+            stages: view
+                .spec
+                .stages
+                .map(|stages| stages.iter().map(ToString::to_string).collect()),
+            concurrency: view.spec.slots,
+            capacity: amounts(view.capacity),
+            machine_held: amounts(view.machine_held),
+            held: amounts(view.held),
+            locks: view.spec.locks,
+            stagger_seconds: std::time::Duration::from_millis(view.spec.stagger_ms).as_secs_f64(),
+            attempts: view.attempts.into_iter().map(holding).collect(),
+            name: view.spec.name,
+        }
+    };
+    Ok(Json(engine.executors.into_iter().map(detail).collect()))
+}
+
+/// What is held back: workflows and stages that are paused, executors that are drained.
+#[utoipa::path(get, path = "/api/v1/holds", responses((status = 200, body = Vec<HoldView>)))]
+async fn list_holds(State(api): Shared) -> Result<Json<Vec<HoldView>>, ApiError> {
+    let holds = api.handle.engine().await?.holds;
+    let views = holds
+        .iter()
+        .map(|(kind, name, hold)| hold_view(*kind, name, hold));
+    Ok(Json(views.collect()))
+}
+
+fn hold_kind(text: &str) -> Result<HoldKind, ApiError> {
+    let kinds = [HoldKind::Workflow, HoldKind::Stage, HoldKind::Executor];
+    let found = kinds.into_iter().find(|kind| kind.as_str() == text);
+    found.ok_or_else(|| {
+        let what = format!("`{text}` cannot be held back; workflow, stage and executor can");
+        ApiError(StatusCode::BAD_REQUEST, "bad_request", what)
+    })
+}
+
+/// Holds a `workflow`, a `stage` or an `executor` back: nothing that it covers starts until it is released.
+/// What runs goes on.
+#[utoipa::path(put, path = "/api/v1/holds/{kind}/{name}", request_body = ByRequest, responses((status = 200), (status = 409, body = Problem)))]
+async fn hold(
+    State(api): Shared,
+    Path((kind, name)): Path<(String, String)>,
+    Json(request): Json<ByRequest>,
+) -> Result<Json<()>, ApiError> {
+    api.handle.hold(hold_kind(&kind)?, name, by(request)).await?;
+    Ok(Json(()))
+}
+
+/// Ends a hold.
+#[utoipa::path(delete, path = "/api/v1/holds/{kind}/{name}", request_body = ByRequest, responses((status = 200), (status = 409, body = Problem)))]
+async fn release(
+    State(api): Shared,
+    Path((kind, name)): Path<(String, String)>,
+    Json(request): Json<ByRequest>,
+) -> Result<Json<()>, ApiError> {
+    api.handle.release(hold_kind(&kind)?, name, by(request)).await?;
+    Ok(Json(()))
 }
 
 #[derive(Debug, Deserialize, ToSchema, utoipa::IntoParams)]

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use serde_json::json;
 
-use crate::config::{Config, DEFAULT_TEXT};
+use crate::config::{Config, DEFAULT_TEXT, read};
 use crate::environment::Context;
 use crate::exit::not_found;
-use crate::output;
+use crate::machine::{self, Profile};
+use crate::{output, wire};
 
 /// Show or check the configuration file
 #[derive(Debug, clap::Args)]
@@ -19,11 +21,18 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print the whole file with every setting at its default
-    Default,
-    /// Say what is wrong with a file
+    Default {
+        /// The machine profile, machine.toml, instead of config.toml
+        #[arg(long)]
+        machine: bool,
+    },
+    /// Say what is wrong with the configuration and with the machine profile
     Check {
-        /// The file [default: config.toml in the data directory]
+        /// The configuration file [default: config.toml in the data directory]
         file: Option<PathBuf>,
+        /// The machine profile [default: machine.toml in the data directory]
+        #[arg(long, value_name = "FILE")]
+        machine: Option<PathBuf>,
         /// Print the settings that are in force, as JSON
         #[arg(long)]
         json: bool,
@@ -32,22 +41,26 @@ enum Command {
 
 pub(crate) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Default => output::data(DEFAULT_TEXT),
-        Command::Check { file, json } => {
-            if let Some(file) = file.as_ref().filter(|file| !file.exists()) {
+        Command::Default { machine: false } => output::data(DEFAULT_TEXT),
+        Command::Default { machine: true } => output::data(machine::DEFAULT_TEXT),
+        Command::Check { file, machine, json } => {
+            if let Some(file) = file.iter().chain(&machine).find(|file| !file.exists()) {
                 return Err(not_found(format!("there is no file {}", file.display())));
             }
             let path = file.unwrap_or_else(|| cx.home.config());
+            let machine = machine.unwrap_or_else(|| cx.home.machine());
             let config = Config::read(&path)?;
+            let profile = read(&machine, Profile::parse)?;
+            profile.executors(&wire::registry(cx))?;
             if json {
-                output::json(&config)?;
-            } else if path.exists() {
-                output::note(&format!("{} is right", path.display()));
-            } else {
-                output::note(&format!(
-                    "{} is not there: every setting is at its default",
-                    path.display()
-                ));
+                return output::json(&json!({ "config": config, "machine": profile }));
+            }
+            for path in [path, machine] {
+                output::note(&if path.exists() {
+                    format!("{} is right", path.display())
+                } else {
+                    format!("{} is not there: every setting is at its default", path.display())
+                });
             }
         }
     }

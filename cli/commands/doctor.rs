@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
-use crate::{output, wire};
+use crate::{machine, output, wire};
 
 /// Say what this machine has for sealing, and what is missing
 #[derive(Debug, clap::Args)]
@@ -131,7 +131,7 @@ fn cpu() -> Finding {
 }
 
 fn memory() -> Finding {
-    let bytes = wire::memory_bytes();
+    let bytes = machine::memory_bytes();
     let need = 8_u64 << 30;
     let verdict = if bytes >= need {
         Verdict::Ok

@@ -5,9 +5,9 @@ use sealflow_engine::durable;
 use crate::builtin::BUILTIN;
 use crate::config::DEFAULT_TEXT;
 use crate::environment::Context;
-use crate::output;
+use crate::{machine, output};
 
-/// Make a data directory with a configuration file and workflow files to edit
+/// Make a data directory with a configuration file, a machine profile and workflow files to edit
 ///
 /// What is there already is left as it is.
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,10 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(cx: &Context, _: &Args) -> anyhow::Result<()> {
     cx.home.prepare()?;
-    let mut files = vec![(cx.home.config(), DEFAULT_TEXT)];
+    let mut files = vec![
+        (cx.home.config(), DEFAULT_TEXT),
+        (cx.home.machine(), machine::DEFAULT_TEXT),
+    ];
     for (name, text) in BUILTIN {
         files.push((cx.home.workflows().join(format!("{name}.toml")), text));
     }

@@ -5,6 +5,8 @@ pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod executor;
+mod hold;
 pub(crate) mod init;
 pub(crate) mod params;
 pub(crate) mod run;
@@ -23,7 +25,8 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Daemon(args) => daemon::run(cx, args).await,
         Command::Run(args) => Box::pin(run::run(cx, args)).await,
         Command::Workflow(args) => workflow::run(&cx, args).await,
-        Command::Stage(args) => stage::run(&cx, &args),
+        Command::Stage(args) => stage::run(&cx, args).await,
+        Command::Executor(args) => executor::run(&cx, args).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+use super::hold::Hold;
 use crate::environment::Context;
 use crate::exit::not_found;
 use crate::{output, wire};
@@ -29,11 +30,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Start no attempt of a stage any more; those that run go on
+    Pause(Hold),
+    /// Let attempts of a stage start again
+    Resume(Hold),
 }
 
-pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
+pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     let registry = wire::registry(cx);
-    match &args.command {
+    match args.command {
+        Command::Pause(what) => what.set(cx, "stage", true).await,
+        Command::Resume(what) => what.set(cx, "stage", false).await,
         Command::List { json: true } => output::json(&registry.iter().collect::<Vec<_>>()),
         Command::List { json: false } => {
             let first_sentence = |doc: &str| {
@@ -57,12 +64,12 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Show { name, json } => {
-            let Some(info) = registry.info(name) else {
+            let Some(info) = registry.info(&name) else {
                 return Err(not_found(format!(
                     "there is no stage `{name}`; `sealflow stage list` shows all"
                 )));
             };
-            if *json {
+            if json {
                 return output::json(info);
             }
             output::data(&format!(

@@ -7,14 +7,16 @@ mod attempt;
 mod effect;
 mod explain;
 mod request;
+mod site;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
 
-use admission::{Place, Turn};
+use admission::{Host, Place, Turn};
 use attempt::Limit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,11 +30,12 @@ use crate::decide::{Command, decide};
 use crate::event::{By, Entry, Event, Output, PauseReason, WaitReason};
 use crate::executor::{ExecutorSpec, News, Report};
 use crate::failure::{Failure, FailureClass};
-use crate::id::{AttemptKey, RunId, StageName, StepName, Subject, Token};
+use crate::id::{AttemptKey, RunId, StageName, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Append, ArtifactRow, StoredGraph};
 use crate::resource::Resources;
 use crate::rows::{RunRow, run_row, step_row};
 use crate::run::{Current, Discarding, InputValue, RunState, RunStatus, StepStatus};
+use crate::site::{Hold, HoldKind, SiteEntry, SiteEvent, SiteState};
 use crate::stage::{Claim, Outcome, Progress, StageRegistry, Wake};
 use crate::workflow::{Graph, Source, StepIx, WaitSpec};
 
@@ -66,6 +69,11 @@ struct Orphan {
 pub struct Core {
     registry: Arc<StageRegistry>,
     places: Vec<Place>,
+    hosts: Vec<Host>,
+    site: SiteState,
+    /// Events of the site's entry that is being made.
+    site_events: Vec<SiteEvent>,
+    site_entries: Vec<SiteEntry>,
     runs: BTreeMap<RunId, Live>,
     /// Runs that contradict themselves; they are left alone, and nobody else is disturbed.
     damaged: BTreeMap<RunId, String>,
@@ -91,18 +99,32 @@ pub struct Core {
 impl Core {
     /// No runs yet. `seed` must be unpredictable in production: fences are drawn from it.
     pub fn new(registry: Arc<StageRegistry>, executors: Vec<ExecutorSpec>, seed: [u8; 32]) -> Self {
-        let places = executors
-            .into_iter()
-            .map(|spec| Place {
+        let mut hosts: Vec<Host> = Vec::new();
+        let mut places = Vec::with_capacity(executors.len());
+        for spec in executors {
+            let known = hosts.iter().position(|host| host.spec.name == spec.machine.name);
+            let host = known.unwrap_or_else(|| {
+                let spec = spec.machine.clone();
+                let held = Resources::default();
+                hosts.push(Host { spec, held });
+                hosts.len() - 1
+            });
+            places.push(Place {
                 spec,
+                host,
                 held: Resources::default(),
                 attempts: 0,
                 suspended_until: 0,
-            })
-            .collect();
+                next_start: 0,
+            });
+        }
         Self {
             registry,
             places,
+            hosts,
+            site: SiteState::default(),
+            site_events: Vec::new(),
+            site_entries: Vec::new(),
             runs: BTreeMap::new(),
             damaged: BTreeMap::new(),
             keys: HashMap::new(),
@@ -141,6 +163,13 @@ impl Core {
         for (ix, step) in state.steps() {
             if let (Some(current), Some(key)) = (&step.current, state.current_key(ix)) {
                 self.occupy(&current.executor, current.held);
+                let ago = now.wall_ms.saturating_sub(current.started_at);
+                if let Some(place) = self.place(&current.executor) {
+                    let left = place.spec.stagger_ms.saturating_sub(ago);
+                    if left > 0 {
+                        place.next_start = place.next_start.max(now.mono_ms + left);
+                    }
+                }
                 running.push((ix, key.clone()));
                 let (executor, token) = (current.executor.clone(), current.token.clone());
                 effects.push(Effect::Attach { executor, key, token });
@@ -293,7 +322,8 @@ impl Core {
     }
 
     /// Decides about everything that changed since the last call, admits what can start, and gives
-    /// the transitions: one for each run that changed.
+    /// the transitions: one for each run that changed. What it changes of the installation is in
+    /// [`Core::take_site`].
     pub fn settle(&mut self, now: Now) -> Vec<Transition> {
         let at = *self.at.get_or_insert(now.wall_ms);
         let changed: Vec<RunId> = self.dirty.iter().cloned().collect();
@@ -313,6 +343,7 @@ impl Core {
                 effects: std::mem::take(&mut self.stray),
             });
         }
+        self.seal_site(at);
         self.at = None;
         transitions
     }

@@ -14,16 +14,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
-use crate::core::{Core, Dispatch, Effect, Explanation, Fork, Refused, StartRun, Transition, Verb};
+use crate::core::{
+    Core, Dispatch, Effect, ExecutorView, Explanation, Fork, Refused, StartRun, Transition, Verb,
+};
 use crate::crash;
 use crate::event::{By, Entry, Output};
-use crate::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
+use crate::executor::{Executor, Job, News, Report, Reports};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Token};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
-use crate::resource::Resources;
 use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
+use crate::site::{Hold, HoldKind, SiteState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
 use payloads::Payloads;
@@ -57,8 +59,10 @@ pub struct LiveView {
 /// What executors have and hold, and what is wrong.
 #[derive(Debug, Clone, Default)]
 pub struct EngineView {
-    /// Executors with what their attempts hold and how many those are.
-    pub executors: Vec<(ExecutorSpec, Resources, usize)>,
+    /// Executors with what their attempts hold.
+    pub executors: Vec<ExecutorView>,
+    /// What is held back: its kind, its name, by whom and since when.
+    pub holds: Vec<(HoldKind, String, Hold)>,
     /// Open runs.
     pub open: usize,
     /// Runs that are set aside, and why.
@@ -68,6 +72,8 @@ pub struct EngineView {
 enum Request {
     Start(Box<StartRun>, oneshot::Sender<Result<RunId, Refused>>),
     Operate(RunId, Verb, By, oneshot::Sender<Result<(), Refused>>),
+    Hold(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
+    Release(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
     Live(RunId, oneshot::Sender<LiveView>),
     Engine(oneshot::Sender<EngineView>),
 }
@@ -229,6 +235,24 @@ impl Handle {
             .await??)
     }
 
+    /// Holds something back, durably: nothing that it covers starts until it is released.
+    ///
+    /// # Errors
+    /// There is no such thing, it is held already, or no answer.
+    pub async fn hold(&self, kind: HoldKind, name: String, by: By) -> Result<(), RequestError> {
+        Ok(self.ask(|reply| Request::Hold(kind, name, by, reply)).await??)
+    }
+
+    /// Ends a hold.
+    ///
+    /// # Errors
+    /// There is none, or no answer.
+    pub async fn release(&self, kind: HoldKind, name: String, by: By) -> Result<(), RequestError> {
+        Ok(self
+            .ask(|reply| Request::Release(kind, name, by, reply))
+            .await??)
+    }
+
     /// What is known about an open run beside its rows.
     ///
     /// # Errors
@@ -295,6 +319,8 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         .map(|executor| executor.spec().clone())
         .collect();
     let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
+    let site = parts.journal.site_tail(SiteState::TAIL).await?;
+    core.restore_site(&site).map_err(JournalError::Corrupt)?;
     let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
     let mut last = None;
     loop {
@@ -471,7 +497,9 @@ impl Dispatcher {
     /// Moves what the core has decided into the next group.
     fn settle(&mut self) {
         let now = self.now();
-        for Transition { append, effects } in self.core.settle(now) {
+        let transitions = self.core.settle(now);
+        self.pending.batch.site.extend(self.core.take_site());
+        for Transition { append, effects } in transitions {
             if let Some(append) = append {
                 self.pending.batch.push(append);
             }
@@ -502,6 +530,14 @@ impl Dispatcher {
                 let answer = self.core.operate(&run, verb, by, now);
                 self.answer(answer, reply);
             }
+            Request::Hold(kind, name, by, reply) => {
+                let answer = self.core.hold(kind, name, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Release(kind, name, by, reply) => {
+                let answer = self.core.release(kind, name, by, now);
+                self.answer(answer, reply);
+            }
             Request::Live(run, reply) => {
                 let view = LiveView {
                     progress: self.core.progress(&run),
@@ -512,6 +548,11 @@ impl Dispatcher {
             Request::Engine(reply) => {
                 let view = EngineView {
                     executors: self.core.executors(),
+                    holds: {
+                        let holds = self.core.site().holds();
+                        let owned = holds.map(|(kind, name, hold)| (kind, name.to_owned(), hold.clone()));
+                        owned.collect()
+                    },
                     open: self.core.open(),
                     damaged: self.core.damaged().clone(),
                 };

@@ -216,6 +216,15 @@ pub enum Event {
         /// What is known.
         why: String,
     },
+    /// The attempt was stopped to make room for more urgent work; the step may start again.
+    AttemptPreempted {
+        /// The step.
+        step: StepName,
+        /// The try.
+        attempt: u32,
+        /// The run that needs the room.
+        by: RunId,
+    },
     /// A superseded attempt has ended and gave back what it held.
     AttemptReleased {
         /// The step.

@@ -1,27 +1,94 @@
 //! What the engine asks of places where attempts run.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
 use crate::id::{AttemptKey, StageName, Subject, Token};
-use crate::resource::Resources;
+use crate::resource::{Gpus, Need, Resources};
 use crate::stage::{Outcome, Progress};
+
+/// A machine: executors on it share what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// What attempts on it may hold together.
+    pub capacity: Resources,
+}
+
+/// What an attempt takes, instead of what its stage says it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Claims {
+    /// Cores.
+    pub cpu: Option<u32>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of scratch space.
+    pub disk: Option<u64>,
+    /// GPUs.
+    pub gpus: Option<u32>,
+}
+
+impl Claims {
+    /// What an attempt takes whose stage needs `need`.
+    pub fn over(self, need: Need) -> Need {
+        Need {
+            cpu: self.cpu.unwrap_or(need.cpu),
+            memory: self.memory.unwrap_or(need.memory),
+            disk: self.disk.unwrap_or(need.disk),
+            gpus: self.gpus.unwrap_or(need.gpus),
+        }
+    }
+}
 
 /// What an executor is and has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorSpec {
     /// Its name.
     pub name: String,
+    /// The machine that it is on. Of several descriptions of one machine the first counts.
+    pub machine: Machine,
     /// The stages it runs; nothing means all.
     pub stages: Option<Vec<StageName>>,
-    /// What its attempts may hold together.
-    pub capacity: Resources,
+    /// The versions of stages it runs, where they are not those of this program.
+    pub versions: BTreeMap<StageName, u32>,
     /// How many attempts it runs at a time, whatever they need.
     pub slots: usize,
+    /// What each attempt takes, where the machine profile says so.
+    pub claims: Claims,
+    /// The GPUs of the machine that it may use.
+    pub gpus: Gpus,
+    /// Names of which only one attempt on the machine holds each at a time.
+    pub locks: Vec<String>,
+    /// Milliseconds from the start of one attempt to that of the next.
+    pub stagger_ms: u64,
+    /// Whether an attempt can be stopped at any time, so that more urgent work may take its place.
+    pub killable: bool,
+    /// The stores that it reaches; nothing means all.
+    pub stores: Option<Vec<String>>,
 }
 
 impl ExecutorSpec {
+    /// An executor that runs everything, with all that its machine has.
+    pub fn new(name: impl Into<String>, machine: Machine, slots: usize) -> Self {
+        Self {
+            name: name.into(),
+            machine,
+            stages: None,
+            versions: BTreeMap::new(),
+            slots,
+            claims: Claims::default(),
+            gpus: (0..Gpus::MAX).collect(),
+            locks: Vec::new(),
+            stagger_ms: 0,
+            killable: false,
+            stores: None,
+        }
+    }
+
     /// Whether it runs this stage.
     pub fn accepts(&self, stage: &StageName) -> bool {
         self.stages.as_ref().is_none_or(|stages| stages.contains(stage))

@@ -12,6 +12,7 @@ use crate::event::Entry;
 use crate::id::{RunId, Subject, WorkflowName};
 use crate::rows::{RunRow, StepRow};
 use crate::run::RunStatus;
+use crate::site::SiteEntry;
 use crate::workflow::{GraphData, StepIx};
 
 /// A graph that runs are pinned to, with the text it came from.
@@ -66,12 +67,14 @@ pub struct Batch {
     pub graphs: BTreeMap<Arc<str>, Arc<StoredGraph>>,
     /// Callers' names of runs that are new.
     pub keys: BTreeMap<String, RunId>,
+    /// Entries of the installation, in order.
+    pub site: Vec<SiteEntry>,
 }
 
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.site.is_empty()
     }
 
     /// Checks that the batch agrees with itself: the entries of each run are numbered from the one
@@ -119,6 +122,13 @@ impl Batch {
                     format!("{run} was to be started under the key `{key}`, as another run of the batch");
                 return Err(JournalError::Corrupt(what));
             }
+        }
+        if let Some(pair) = self.site.windows(2).find(|pair| pair[1].seq != pair[0].seq + 1) {
+            let what = format!(
+                "entry {} of the installation comes after entry {}",
+                pair[1].seq, pair[0].seq
+            );
+            return Err(JournalError::Corrupt(what));
         }
         let mut owners = self.steps.keys().map(|(run, _)| run).chain(self.keys.values());
         match owners.find(|run| !self.runs.contains_key(*run)) {
@@ -218,10 +228,13 @@ pub trait Journal: Send + Sync + 'static {
     /// Commits a batch, all of it or nothing, and returns when it would survive a power cut.
     ///
     /// Refused as [`JournalError::Fenced`]: any commit of a daemon that is not the newest one, a run
-    /// that is not at the entry that the batch names as `before`, an entry whose number is taken, and
-    /// a key that is taken. Refused as [`JournalError::Corrupt`]: a batch that contradicts itself
+    /// that is not at the entry that the batch names as `before`, an entry whose number is taken or, of
+    /// the installation's, not the next one, and a key that is taken. Refused as [`JournalError::Corrupt`]: a batch that contradicts itself
     /// ([`Batch::check`]). A refused batch changes nothing.
     fn commit<'a>(&'a self, batch: &'a Batch) -> JournalFuture<'a, ()>;
+
+    /// The newest entries of the installation, at most `limit`, in order.
+    fn site_tail(&self, limit: u32) -> JournalFuture<'_, Vec<SiteEntry>>;
 
     /// The row of a run.
     fn run<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Option<RunRow>>;

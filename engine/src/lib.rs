@@ -23,6 +23,7 @@ pub mod resource;
 pub mod rows;
 pub mod run;
 pub mod schema;
+pub mod site;
 pub mod stage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

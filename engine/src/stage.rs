@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::artifact::{Artifact, SCRATCH, StoreError, Stores, attempt_folder, cache_folder};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, StageName, Subject};
-use crate::resource::Resources;
+use crate::resource::Need;
 use crate::schema::{Field, ParamType, fields_of};
 
 /// A kind of work. A stage computes, asks, reports progress and returns; it never retries, sleeps or
@@ -33,6 +33,8 @@ pub trait Stage: Send + Sync + 'static {
     const CLAIM: Claim = Claim::Write;
     /// Whether its success changes the world outside (a message that landed): going back cannot undo it.
     const EFFECT: bool = false;
+    /// Whether an attempt that is stopped loses little, so that work with a deadline may take its place.
+    const PREEMPTIBLE: bool = false;
     /// What it takes.
     type Input: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
     /// What it gives.
@@ -40,7 +42,7 @@ pub trait Stage: Send + Sync + 'static {
 
     /// What one attempt needs while it runs. The input may lack fields that are too large to be at
     /// hand before the attempt starts.
-    fn costs(&self, input: &Value) -> Resources;
+    fn costs(&self, input: &Value) -> Need;
 
     /// Does the work.
     fn run(
@@ -285,7 +287,7 @@ pub type DynResult = Result<Outcome<Value>, Failure>;
 /// The object-safe twin of [`Stage`]: implemented once, for every stage.
 pub trait DynStage: Send + Sync + 'static {
     /// What one attempt needs while it runs.
-    fn costs(&self, input: &Value) -> Resources;
+    fn costs(&self, input: &Value) -> Need;
 
     /// Decodes, runs, encodes.
     fn run<'a>(
@@ -301,7 +303,7 @@ fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
 }
 
 impl<S: Stage> DynStage for S {
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         Stage::costs(self, input)
     }
 
@@ -333,6 +335,8 @@ pub struct StageInfo {
     pub claim: Claim,
     /// Whether its success changes the world outside, which going back cannot undo.
     pub effect: bool,
+    /// Whether work with a deadline may take the place of an attempt.
+    pub preemptible: bool,
     /// What it takes.
     pub inputs: Vec<Field>,
     /// What it gives.
@@ -377,6 +381,7 @@ impl StageRegistry {
             version: S::VERSION,
             claim: S::CLAIM,
             effect: S::EFFECT,
+            preemptible: S::PREEMPTIBLE,
             inputs: fields_of::<S::Input>(),
             outputs: fields_of::<S::Output>(),
             doc: header(S::SOURCE),

@@ -116,8 +116,9 @@ impl Executor for InProcess {
 #[cfg(test)]
 mod tests {
     use schemars::JsonSchema;
+    use sealflow_engine::executor::Machine;
     use sealflow_engine::id::{RunId, StageName, StepName, Subject};
-    use sealflow_engine::resource::Resources;
+    use sealflow_engine::resource::{Need, Resources};
     use sealflow_engine::stage::{Claim, Outcome, Stage};
     use serde::{Deserialize, Serialize};
     use serde_json::{Value, json};
@@ -143,8 +144,8 @@ mod tests {
         type Input = Input;
         type Output = Output;
 
-        fn costs(&self, _: &Value) -> Resources {
-            Resources::default()
+        fn costs(&self, _: &Value) -> Need {
+            Need::default()
         }
 
         async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
@@ -161,12 +162,11 @@ mod tests {
     }
 
     fn executor() -> InProcess {
-        let spec = ExecutorSpec {
+        let machine = Machine {
             name: "test".to_owned(),
-            stages: None,
             capacity: Resources::default(),
-            slots: 1,
         };
+        let spec = ExecutorSpec::new("test", machine, 1);
         InProcess::new(
             spec,
             Arc::new(StageRegistry::default().with(Ends)),

@@ -2,7 +2,7 @@
 
 use filecoin_proofs_api::{PieceInfo as LibraryPiece, ProverId, SectorId, UnpaddedBytesAmount};
 use sealflow_engine::failure::{Failure, FailureClass};
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use serde_json::Value;
 
 use crate::tree;
@@ -93,40 +93,44 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Light work: it mostly waits for disks or networks.
-pub(crate) fn light() -> Resources {
-    Resources {
+pub(crate) fn light() -> Need {
+    Need {
         cpu: 0,
         memory: 64 * MIB,
+        ..Need::default()
     }
 }
 
 /// Work on one core with buffers.
-pub(crate) fn one_core() -> Resources {
-    Resources {
+pub(crate) fn one_core() -> Need {
+    Need {
         cpu: 1,
         memory: 128 * MIB,
+        ..Need::default()
     }
 }
 
 /// PC1 keeps two layers and the parent cache in memory.
-pub(crate) fn pc1(sector_bytes: u64) -> Resources {
-    Resources {
+pub(crate) fn pc1(sector_bytes: u64) -> Need {
+    Need {
         cpu: 1,
         memory: 2 * sector_bytes + 128 * MIB,
+        ..Need::default()
     }
 }
 
 /// PC2 uses every core; its memory grows with the sector up to what the column hasher batches.
-pub(crate) fn pc2(sector_bytes: u64) -> Resources {
-    Resources {
+pub(crate) fn pc2(sector_bytes: u64) -> Need {
+    Need {
         cpu: u32::MAX,
         memory: (3 * sector_bytes).min(100 * GIB) + 512 * MIB,
+        ..Need::default()
     }
 }
 
 /// C2 uses every core. At 2 KiB and 8 MiB the parameters and the witness take some 4 GiB (measured);
 /// production sizes need the 190 GiB that operators provide for them.
-pub(crate) fn groth(sector_bytes: u64) -> Resources {
+pub(crate) fn groth(sector_bytes: u64) -> Need {
     let memory = if sector_bytes <= 8 * MIB {
         4 * GIB
     } else if sector_bytes <= GIB {
@@ -134,15 +138,16 @@ pub(crate) fn groth(sector_bytes: u64) -> Resources {
     } else {
         190 * GIB
     };
-    Resources {
+    Need {
         cpu: u32::MAX,
         memory,
+        ..Need::default()
     }
 }
 
 /// A proof of spacetime uses every core. Measured at 2 KiB; what production sizes need is an estimate from
 /// the size of their circuits.
-pub(crate) fn post(sector_bytes: u64) -> Resources {
+pub(crate) fn post(sector_bytes: u64) -> Need {
     let memory = if sector_bytes <= 8 * MIB {
         GIB
     } else if sector_bytes <= GIB {
@@ -150,9 +155,10 @@ pub(crate) fn post(sector_bytes: u64) -> Resources {
     } else {
         64 * GIB
     };
-    Resources {
+    Need {
         cpu: u32::MAX,
         memory,
+        ..Need::default()
     }
 }
 

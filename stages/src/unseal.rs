@@ -27,7 +27,7 @@ use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -86,7 +86,7 @@ impl Stage for Unseal {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         if !input["update_info"].is_null() {
             return proofs::one_core();
         }

@@ -55,6 +55,13 @@ impl Home {
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {outcome:?}"))
     }
 
+    /// The output of a command that must succeed.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let outcome = self.run(args);
+        assert_eq!(outcome.code, 0, "{args:?}: {outcome:?}");
+        outcome.stdout
+    }
+
     /// Every invariant that can be seen in the store holds.
     pub(crate) fn check_store(&self) {
         let outcome = self.run(&["store", "check"]);

@@ -6,6 +6,7 @@ mod api;
 mod bad_input;
 mod crash;
 mod env;
+mod executors;
 mod house;
 mod http_pieces;
 mod offline_seal;

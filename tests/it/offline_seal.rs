@@ -170,6 +170,14 @@ fn exit_codes_are_as_documented() {
     check(&["workflow", "check", "no_such"], 4, "no_such");
     check(&["demo", "--sector-size", "3KiB"], 2, "2KiB, 8MiB");
     check(&["demo", "--file", "/no/such/file"], 4, "/no/such/file");
-    std::fs::write(home.path().join("config.toml"), "[executor]\ncpus = 3\n").unwrap();
-    check(&["run", "list"], 3, "cpus");
+    std::fs::write(home.path().join("config.toml"), "[daemon]\nlisten_on = 3\n").unwrap();
+    check(&["run", "list"], 3, "listen_on");
+    std::fs::remove_file(home.path().join("config.toml")).unwrap();
+    std::fs::write(
+        home.path().join("machine.toml"),
+        "[executors.fast]\nstages = [\"pc9\"]\n",
+    )
+    .unwrap();
+    check(&["config", "check"], 3, "there is no stage `pc9`");
+    check(&["daemon"], 3, "there is no stage `pc9`");
 }

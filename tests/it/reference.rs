@@ -88,9 +88,12 @@ fn reference_of_the_command_line() {
 #[test]
 fn reference_of_the_configuration() {
     let text = Home::new().run(&["config", "default"]).stdout;
+    let machine = Home::new().run(&["config", "default", "--machine"]).stdout;
     let page = format!(
         "# Configuration\n\nThe file `config.toml` in the data directory, as `sealflow config default` prints it.\n\n\
-         ```toml\n{text}```\n"
+         ```toml\n{text}```\n\n# Machine profile\n\n\
+         The file `machine.toml` in the data directory, as `sealflow config default --machine` prints it.\n\n\
+         ```toml\n{machine}```\n"
     );
     check("config.md", &page);
 }

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-struct Reason {
+pub(super) struct Reason {
     /// Why, for the journal
     #[arg(long, default_value = "")]
     why: String,
@@ -122,7 +122,7 @@ pub(crate) fn who() -> String {
     std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned())
 }
 
-fn by(reason: Reason) -> ByRequest {
+pub(super) fn by(reason: Reason) -> ByRequest {
     ByRequest {
         who: who(),
         why: reason.why,

@@ -7,7 +7,8 @@ use sealflow_engine::id::RunId;
 use sealflow_engine::workflow::{GraphData, Severity, load};
 use serde_json::json;
 
-use crate::api::Source;
+use super::hold::Hold;
+use crate::api::{Client, Source};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::{builtin, draw, output, wire};
@@ -55,6 +56,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Start no step of a workflow's runs any more; attempts that run go on
+    Pause(Hold),
+    /// Let steps of a workflow's runs start again
+    Resume(Hold),
     /// Run a workflow in a moment: the real engine, pretended work, a simulated clock
     Rehearse(rehearse::Args),
     /// Draw a workflow
@@ -81,7 +86,13 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     let registry = wire::registry(cx);
     let home = cx.home.workflows();
     match args.command {
+        Command::Pause(what) => what.set(cx, "workflow", true).await,
+        Command::Resume(what) => what.set(cx, "workflow", false).await,
         Command::List { json } => {
+            let holds = match Client::find(cx).await? {
+                Some(client) => client.holds().await?,
+                None => Vec::new(),
+            };
             let mut list = Vec::new();
             for name in builtin::names(&home) {
                 let found = builtin::find(&name, &home)?;
@@ -94,6 +105,10 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                     Some(graph) => (graph.data().description.clone(), graph.data().steps.len(), "ok"),
                     None => (String::new(), 0, "wrong"),
                 };
+                let paused = holds
+                    .iter()
+                    .any(|hold| hold.kind == "workflow" && hold.name == name);
+                let status = if paused { "paused" } else { status };
                 list.push(json!({
                     "workflow": name, "origin": origin, "status": status, "steps": steps, "description": description,
                 }));

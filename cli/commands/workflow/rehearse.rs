@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sealflow_engine::executor::ExecutorSpec;
+use sealflow_engine::executor::{ExecutorSpec, Machine};
 use sealflow_engine::failure::FailureClass;
 use sealflow_engine::rehearse::{Rehearsal, Rehearsed, Script, rehearse};
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::{Gpus, Resources};
 use sealflow_engine::run::RunStatus;
 
 use crate::commands::run::parse_params;
@@ -103,15 +103,16 @@ pub(super) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             return Err(CliError::new(Kind::Usage, format!("the workflow has no step `{step}`")).into());
         }
     }
-    let machine = ExecutorSpec {
+    let machine = Machine {
         name: "pretended".to_owned(),
-        stages: None,
         capacity: Resources {
             cpu: args.cpu,
             memory: args.memory.as_u64(),
+            disk: u64::MAX,
+            gpus: (0..Gpus::MAX).collect(),
         },
-        slots: 10_000,
     };
+    let machine = ExecutorSpec::new("pretended", machine, 10_000);
     let params = parse_params(&args.params)?;
     let rehearsal = rehearse(&registry, &graph, vec![machine], params, script)
         .map_err(|error| CliError::new(Kind::Usage, error.to_string()))?;

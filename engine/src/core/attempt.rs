@@ -235,6 +235,9 @@ impl Core {
             if place.suspended_until <= now.mono_ms {
                 place.suspended_until = 0;
             }
+            if place.next_start <= now.mono_ms {
+                place.next_start = 0;
+            }
         }
     }
 
@@ -283,7 +286,7 @@ impl Core {
         let suspension = self
             .places
             .iter()
-            .map(|place| place.suspended_until)
+            .flat_map(|place| [place.suspended_until, place.next_start])
             .filter(|until| *until > 0)
             .min();
         (

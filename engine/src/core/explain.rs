@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::admission::Turn;
+use super::admission::{Ask, Obstacle, Turn};
 use super::*;
 use crate::clock::rfc3339;
+use crate::resource::Kind;
 
 /// One thing that stands between a step and its start, or its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,8 +81,10 @@ impl Core {
         }
         if step.status == StepStatus::Ready {
             if let Some(stage) = &state.spec(ix).stage {
-                let need = self.costs(state, ix, &stage.name);
-                conditions.extend(self.no_place(&stage.name, need, step.since, now));
+                let hold = self.held_back(state, &stage.name);
+                conditions.extend(hold.map(|(kind, hold)| held_back(kind, state, &stage.name, hold)));
+                let ask = self.ask(state, ix, stage);
+                conditions.extend(self.no_place(&ask, step.since, now));
                 conditions.extend(self.queue(state, ix, &stage.name));
             }
             if conditions.is_empty() {
@@ -101,88 +104,136 @@ impl Core {
     }
 
     /// Why no executor takes the step; nothing if one would.
-    fn no_place(&self, stage: &StageName, need: Resources, since: u64, now: Now) -> Vec<Condition> {
+    fn no_place(&self, ask: &Ask, since: u64, now: Now) -> Vec<Condition> {
         let mut conditions = Vec::new();
-        let accepting = self.places.iter().filter(|place| place.spec.accepts(stage));
-        for Place {
-            spec,
-            held,
-            attempts,
-            suspended_until,
-        } in accepting
-        {
-            let name = &spec.name;
-            let clamped = need.clamped(spec.capacity);
-            let before = conditions.len();
-            if !clamped.fits(spec.capacity, Resources::default()) {
-                let text = format!(
-                    "executor `{name}` can never hold it: it needs {} MiB of {} MiB",
-                    clamped.memory >> 20,
-                    spec.capacity.memory >> 20
-                );
-                let condition = Condition::new("too_large", since, text);
-                conditions.push(
-                    condition
-                        .with("needed_bytes", clamped.memory)
-                        .with("capacity_bytes", spec.capacity.memory),
-                );
-                continue;
-            }
-            if *suspended_until > now.mono_ms {
-                let left = suspended_until - now.mono_ms;
-                let text = format!(
-                    "executor `{name}` is left alone for {} s after a critical failure",
-                    left.div_ceil(1000)
-                );
-                conditions.push(Condition::new("suspended", since, text).with("left_ms", left));
-            }
-            if *attempts >= spec.slots {
-                let text = format!(
-                    "executor `{name}` runs {attempts} attempts of at most {}",
-                    spec.slots
-                );
-                let condition = Condition::new("slots", since, text).with("running", *attempts as u64);
-                conditions.push(condition.with("slots", spec.slots as u64));
-            }
-            let free = spec.capacity.cpu.saturating_sub(held.cpu);
-            if clamped.cpu > free {
-                let text = format!(
-                    "executor `{name}`: needs {} cores, free are {free} of {}",
-                    clamped.cpu, spec.capacity.cpu
-                );
-                let condition = Condition::new("cpu", since, text).with("needed", clamped.cpu.into());
-                conditions.push(
-                    condition
-                        .with("free", free.into())
-                        .with("capacity", spec.capacity.cpu.into()),
-                );
-            }
-            let free = spec.capacity.memory.saturating_sub(held.memory);
-            if clamped.memory > free {
-                let text = format!(
-                    "executor `{name}`: needs {} MiB of memory, free are {} of {}",
-                    clamped.memory >> 20,
-                    free >> 20,
-                    spec.capacity.memory >> 20
-                );
-                let condition = Condition::new("memory", since, text).with("needed_bytes", clamped.memory);
-                let condition = condition.with("free_bytes", free);
-                conditions.push(condition.with("capacity_bytes", spec.capacity.memory));
-            }
-            if conditions.len() == before {
+        for place in self.places.iter().filter(|place| place.spec.accepts(ask.stage())) {
+            let obstacles = self.obstacles(place, ask, now);
+            if obstacles.is_empty() {
                 // This one has room; what the others lack does not matter.
                 return Vec::new();
             }
+            let told = obstacles.into_iter();
+            conditions.extend(told.map(|one| self.told(place, ask, one, since, now)));
         }
         if conditions.is_empty() {
             let names: Vec<&str> = self.places.iter().map(|place| place.spec.name.as_str()).collect();
             let text = format!(
-                "no executor runs stage `{stage}`; there are: {}",
+                "no executor runs stage `{}`; there are: {}",
+                ask.stage(),
                 names.join(", ")
             );
             conditions.push(Condition::new("no_executor", since, text));
         }
         conditions
+    }
+
+    fn told(&self, place: &Place, ask: &Ask, obstacle: Obstacle, since: u64, now: Now) -> Condition {
+        let (spec, name) = (&place.spec, &place.spec.name);
+        match obstacle {
+            Obstacle::TooLarge(lack) => {
+                let (needed, capacity) = (amount(lack.what, lack.needed), amount(lack.what, lack.capacity));
+                let text = format!("executor `{name}` can never hold it: it needs {needed} of {capacity}");
+                Condition::new("too_large", since, text)
+                    .with("needed", lack.needed)
+                    .with("capacity", lack.capacity)
+            }
+            Obstacle::Version { has } => {
+                let wanted = ask.version();
+                let has_text = has.map_or("none".to_owned(), |version| version.to_string());
+                let text = format!(
+                    "executor `{name}` runs version {has_text} of stage `{}`; the run is pinned to version {wanted}",
+                    ask.stage()
+                );
+                Condition::new("executor_version", since, text)
+                    .with("needed", wanted.into())
+                    .with("has", has.unwrap_or_default().into())
+            }
+            Obstacle::Store(store) => {
+                let text =
+                    format!("executor `{name}` does not reach the store `{store}`, where its input is");
+                Condition::new("store", since, text)
+            }
+            Obstacle::Drained(hold) => {
+                let text = format!(
+                    "executor `{name}` is drained by {}: sealflow executor resume {name}",
+                    hold.by.text()
+                );
+                Condition::new("drained", hold.since, text).with("running", place.attempts as u64)
+            }
+            Obstacle::Suspended(until) => {
+                let left = until - now.mono_ms;
+                let text = format!(
+                    "executor `{name}` is left alone for {} s after a critical failure",
+                    left.div_ceil(1000)
+                );
+                Condition::new("suspended", since, text).with("left_ms", left)
+            }
+            Obstacle::Slots => {
+                let text = format!(
+                    "executor `{name}` runs {} attempts of at most {}",
+                    place.attempts, spec.slots
+                );
+                Condition::new("slots", since, text)
+                    .with("running", place.attempts as u64)
+                    .with("slots", spec.slots as u64)
+            }
+            Obstacle::Lack(lack) => {
+                let text = format!(
+                    "executor `{name}`: needs {}, free are {} of {}{}",
+                    amount(lack.what, lack.needed),
+                    amount(lack.what, lack.free),
+                    amount(lack.what, lack.capacity),
+                    self.holders(place)
+                );
+                Condition::new(lack.what.as_str(), since, text)
+                    .with("needed", lack.needed)
+                    .with("free", lack.free)
+                    .with("capacity", lack.capacity)
+            }
+            Obstacle::Lock(lock) => {
+                let text = format!(
+                    "executor `{name}`: the lock `{lock}` is held{}",
+                    self.holders(place)
+                );
+                Condition::new("lock", since, text)
+            }
+            Obstacle::Stagger(until) => {
+                let left = until - now.mono_ms;
+                let text = format!(
+                    "executor `{name}` starts one attempt every {} s; the next one in {} s",
+                    spec.stagger_ms.div_ceil(1000),
+                    left.div_ceil(1000)
+                );
+                Condition::new("stagger", since, text)
+                    .with("left_ms", left)
+                    .with("stagger_ms", spec.stagger_ms)
+            }
+        }
+    }
+
+    /// Which attempts are on the machine of an executor: the first few.
+    fn holders(&self, place: &Place) -> String {
+        const NAMED: usize = 3;
+        let on_host = |executor: &str| {
+            let mut places = self.places.iter();
+            places.any(|one| one.spec.name == executor && one.host == place.host)
+        };
+        let current = self.runs.values().flat_map(|live| {
+            let state = &live.state;
+            state.frontier().filter_map(|ix| {
+                let current = state.step(ix).current.as_ref()?;
+                on_host(&current.executor).then(|| format!("{} of {}", state.name(ix), state.id))
+            })
+        });
+        let mut named: Vec<String> = current.take(NAMED + 1).collect();
+        if named.is_empty() {
+            return String::new();
+        }
+        if named.len() > NAMED {
+            named.truncate(NAMED);
+            named.push("…".to_owned());
+        }
+        format!("; held by {}", named.join(", "))
     }
 
     /// How many of its kind come first.
@@ -195,6 +246,27 @@ impl Core {
         let text = format!("{ahead} ahead of it for the same stage");
         let condition = Condition::new("queue", state.step(ix).since, text);
         (ahead > 0).then(|| condition.with("ahead", ahead as u64))
+    }
+}
+
+fn held_back(kind: HoldKind, state: &RunState, stage: &StageName, hold: &Hold) -> Condition {
+    let (what, name) = match kind {
+        HoldKind::Stage => ("stage", stage.as_str()),
+        HoldKind::Workflow | HoldKind::Executor => ("workflow", state.graph.data().name.as_str()),
+    };
+    let text = format!(
+        "{what} `{name}` is paused by {}: sealflow {what} resume {name}",
+        hold.by.text()
+    );
+    Condition::new("held", hold.since, text)
+}
+
+/// An amount of a resource with its unit.
+fn amount(what: Kind, number: u64) -> String {
+    match what {
+        Kind::Cpu => format!("{number} cores"),
+        Kind::Gpu => format!("{number} GPUs"),
+        Kind::Memory | Kind::Disk => format!("{} MiB of {}", number >> 20, what.as_str()),
     }
 }
 

@@ -14,10 +14,13 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::clock::SystemClock;
 use crate::event::Event;
+use crate::executor::{ExecutorSpec, Machine};
 use crate::id::{StageName, Subject, WorkflowName};
 use crate::journal::{ArtifactRow, JournalFuture, RunFilter, StoredGraph};
+use crate::resource::{Need, Resources};
 use crate::rows::{RunRow, StepRow, run_row, step_row};
 use crate::run::{RunStatus, StepStatus};
+use crate::site::SiteEntry;
 use crate::stage::{Claim, Stage, StageContext, SubjectKind};
 use crate::testing::MemoryJournal;
 use crate::workflow::{GraphData, ParamSpec, Retry, Source, StageRef, StepIx, StepSpec, Timeouts};
@@ -93,6 +96,10 @@ impl Journal for Doubtful {
         })
     }
 
+    fn site_tail(&self, limit: u32) -> JournalFuture<'_, Vec<SiteEntry>> {
+        self.inner.site_tail(limit)
+    }
+
     fn run<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Option<RunRow>> {
         self.inner.run(run)
     }
@@ -155,13 +162,13 @@ struct Manual {
 
 impl Manual {
     fn new(at_once: bool) -> Arc<Self> {
-        let capacity = Resources { cpu: 64, memory: 64 };
-        let spec = ExecutorSpec {
-            name: "hand".to_owned(),
-            stages: None,
-            capacity,
-            slots: 64,
+        let capacity = Resources {
+            cpu: 64,
+            memory: 64,
+            ..Resources::default()
         };
+        let name = "hand".to_owned();
+        let spec = ExecutorSpec::new("hand", Machine { name, capacity }, 64);
         Arc::new(Self {
             spec,
             jobs: Mutex::default(),
@@ -239,8 +246,12 @@ impl Stage for Work {
     const SOURCE: &'static str = "//! Works.";
     type Input = Nothing;
     type Output = Nothing;
-    fn costs(&self, _: &Value) -> Resources {
-        Resources { cpu: 1, memory: 0 }
+    fn costs(&self, _: &Value) -> Need {
+        Need {
+            cpu: 1,
+            memory: 0,
+            ..Need::default()
+        }
     }
     async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
         Ok(Outcome::Done(Nothing {}))

@@ -134,6 +134,11 @@ impl RunState {
                 self.steps[ix.get()].current = None;
                 self.set_status(ix, StepStatus::Ready, at);
             }
+            Event::AttemptPreempted { step, attempt, .. } => {
+                let ix = self.expect_attempt(step, *attempt)?;
+                self.supersede(ix);
+                self.set_status(ix, StepStatus::Ready, at);
+            }
             Event::AttemptReleased { step, attempt } => {
                 if self.discarding.remove(&(step.clone(), *attempt)).is_none() {
                     return Err(format!("attempt {attempt} of `{step}` is not being discarded"));

@@ -61,6 +61,7 @@ fn every_event_is_still_read() {
         "attempt_failed",
         "attempt_lost",
         "attempt_released",
+        "attempt_preempted",
         "step_waiting",
         "step_woken",
         "step_passed",
@@ -91,6 +92,7 @@ fn every_event_is_still_read() {
             | Event::AttemptFailed { .. }
             | Event::AttemptLost { .. }
             | Event::AttemptReleased { .. }
+            | Event::AttemptPreempted { .. }
             | Event::StepWaiting { .. }
             | Event::StepWoken { .. }
             | Event::StepPassed { .. }

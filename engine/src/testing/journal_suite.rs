@@ -9,6 +9,7 @@ use crate::id::{RunId, Subject, WorkflowName};
 use crate::journal::{Append, Batch, Journal, JournalError, OpenRun, RunFilter};
 use crate::rows::{RunRow, StepRow, run_row, step_row};
 use crate::run::RunStatus;
+use crate::site::{HoldKind, SiteEntry, SiteEvent};
 use crate::workflow::StepIx;
 
 /// Runs every check. `fresh` makes an empty journal that may be written to; `successor` opens the
@@ -31,6 +32,7 @@ pub async fn journal_suite<J: Journal>(fresh: impl AsyncFn() -> J, successor: im
     open_runs_come_with_their_entries(&fresh().await).await;
     reads_see_what_was_committed(&fresh().await).await;
     payloads_come_back(&fresh().await).await;
+    the_installation_has_a_history(&fresh().await).await;
     let (first, second) = {
         let first = fresh().await;
         let second = successor(&first).await;
@@ -71,6 +73,45 @@ async fn assert_rows(journal: &impl Journal, run: &SampleRun, changed: &[u32]) {
     let (row, steps) = rows_of(run, &changed);
     assert_eq!(journal.run(&run.id()).await.expect("reading"), Some(row));
     assert_eq!(journal.steps(&run.id()).await.expect("reading"), steps);
+}
+
+async fn the_installation_has_a_history(journal: &impl Journal) {
+    let entry = |seq: u64| SiteEntry {
+        seq,
+        at: 1_000 + seq,
+        events: vec![SiteEvent::Held {
+            kind: HoldKind::Stage,
+            name: format!("stage{seq}"),
+            by: By {
+                who: "me".to_owned(),
+                why: "maintenance".to_owned(),
+            },
+        }],
+    };
+    let batch = |seqs: &[u64]| Batch {
+        site: seqs.iter().map(|seq| entry(*seq)).collect(),
+        ..Batch::default()
+    };
+    assert_eq!(journal.site_tail(10).await.expect("reading"), Vec::new());
+    let gap = journal.commit(&batch(&[2])).await;
+    assert!(matches!(gap, Err(JournalError::Fenced(_))), "{gap:?}");
+    let gap = journal.commit(&batch(&[1, 3])).await;
+    assert!(matches!(gap, Err(JournalError::Corrupt(_))), "{gap:?}");
+    assert_eq!(journal.site_tail(10).await.expect("reading"), Vec::new());
+    journal.commit(&batch(&[1, 2, 3])).await.expect("a commit");
+    // Together with a run.
+    let (run, start) = SampleRun::start(1, None);
+    let mut both = batch(&[4]);
+    both.push(start);
+    journal.commit(&both).await.expect("a commit");
+    assert_rows(journal, &run, &[0]).await;
+    let taken = journal.commit(&batch(&[4])).await;
+    assert!(matches!(taken, Err(JournalError::Fenced(_))), "{taken:?}");
+    assert_eq!(
+        journal.site_tail(3).await.expect("reading"),
+        [entry(2), entry(3), entry(4)]
+    );
+    assert_eq!(journal.site_tail(10).await.expect("reading").len(), 4);
 }
 
 async fn empty_journal_is_empty(journal: &impl Journal) {

@@ -9,6 +9,7 @@ use crate::event::Entry;
 use crate::id::{RunId, Subject};
 use crate::journal::{ArtifactRow, Batch, Journal, JournalError, JournalFuture, RunFilter, StoredGraph};
 use crate::rows::{RunRow, StepRow};
+use crate::site::SiteEntry;
 use crate::workflow::StepIx;
 
 #[derive(Debug, Default, Clone)]
@@ -20,6 +21,7 @@ struct Data {
     graphs: BTreeMap<String, StoredGraph>,
     keys: BTreeMap<String, RunId>,
     payloads: BTreeMap<String, Vec<u8>>,
+    site: Vec<SiteEntry>,
     owner: u64,
 }
 
@@ -101,6 +103,14 @@ impl MemoryJournal {
                 return Err(JournalError::Fenced(format!("the key `{key}` is taken")));
             }
         }
+        for entry in &batch.site {
+            let last = next.site.last().map_or(0, |entry| entry.seq);
+            if entry.seq != last + 1 {
+                let what = format!("entry {} of the installation comes after {last}", entry.seq);
+                return Err(JournalError::Fenced(what));
+            }
+            next.site.push(entry.clone());
+        }
         *data = next;
         Ok(())
     }
@@ -113,6 +123,13 @@ fn ready<'a, T: Send + 'a>(result: Result<T, JournalError>) -> JournalFuture<'a,
 impl Journal for MemoryJournal {
     fn commit<'a>(&'a self, batch: &'a Batch) -> JournalFuture<'a, ()> {
         ready(self.with(|data| self.apply(data, batch)))
+    }
+
+    fn site_tail(&self, limit: u32) -> JournalFuture<'_, Vec<SiteEntry>> {
+        ready(Ok(self.with(|data| {
+            let skipped = data.site.len().saturating_sub(limit as usize);
+            data.site[skipped..].to_vec()
+        })))
     }
 
     fn run<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Option<RunRow>> {

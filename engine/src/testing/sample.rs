@@ -210,6 +210,7 @@ pub(super) fn attempt(step: &str, visit: u32, attempt: u32) -> Event {
         held: Resources {
             cpu: 1,
             memory: 1 << 30,
+            ..Resources::default()
         },
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{StepName, Subject};
-use crate::resource::Resources;
+use crate::resource::Need;
 use crate::stage::{Claim, Outcome, Stage, StageContext, SubjectKind};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -36,8 +36,8 @@ macro_rules! stage {
                 const CLAIM: Claim = Claim::$claim;
                 type Input = Input;
                 type Output = Output;
-                fn costs(&self, _: &Value) -> Resources {
-                    Resources::default()
+                fn costs(&self, _: &Value) -> Need {
+                    Need::default()
                 }
                 async fn run(&self, _: &StageContext, _: Input) -> Result<Outcome<Output>, Failure> {
                     Err(Failure::permanent("pretend", "it does nothing"))

@@ -17,7 +17,7 @@ use filecoin_proofs_api::PublicReplicaInfo;
 use filecoin_proofs_api::post::{verify_window_post, verify_winning_post};
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,7 +60,7 @@ impl Stage for VerifyPost {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
+    fn costs(&self, _: &Value) -> Need {
         proofs::one_core()
     }
 

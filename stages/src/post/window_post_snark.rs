@@ -16,7 +16,7 @@
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,7 +62,7 @@ impl Stage for WindowPostSnark {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::post(proofs::sector_bytes(input))
     }
 

@@ -18,7 +18,7 @@
 use filecoin_proofs_api::post::generate_winning_post_sector_challenge;
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,7 +63,7 @@ impl Stage for WinningChallenge {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
+    fn costs(&self, _: &Value) -> Need {
         proofs::light()
     }
 

@@ -15,7 +15,7 @@ use filecoin_proofs_api::seal::{SealPreCommitPhase2Output, seal_commit_phase1};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,10 +64,11 @@ impl Stage for C1 {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
-        Resources {
+    fn costs(&self, _: &Value) -> Need {
+        Need {
             cpu: 1,
             memory: 1 << 30,
+            ..Need::default()
         }
     }
 

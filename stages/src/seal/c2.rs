@@ -16,7 +16,7 @@ use filecoin_proofs_api::seal::{SealCommitPhase1Output, seal_commit_phase2};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,7 +60,7 @@ impl Stage for C2 {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::groth(proofs::sector_bytes(input))
     }
 

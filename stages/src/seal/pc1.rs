@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use filecoin_proofs_api::seal::seal_pre_commit_phase1;
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Progress, Stage, StageContext};
 use sealflow_engine::{crash, durable};
 use serde::{Deserialize, Serialize};
@@ -214,7 +214,7 @@ impl Stage for Pc1 {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::pc1(proofs::sector_bytes(input))
     }
 

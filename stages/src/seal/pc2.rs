@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,7 +59,7 @@ impl Stage for Pc2 {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::pc2(proofs::sector_bytes(input))
     }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Progress, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -120,11 +120,12 @@ impl Stage for ProofParameters {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
+    fn costs(&self, _: &Value) -> Need {
         // One core, so that short steps run beside it; it uses the others while they are idle.
-        Resources {
+        Need {
             cpu: 1,
             memory: 5 << 30,
+            ..Need::default()
         }
     }
 

@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -78,7 +78,7 @@ impl Stage for SnapEncode {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::pc2(proofs::sector_bytes(input))
     }
 

@@ -16,7 +16,7 @@ use filecoin_proofs_api::update::{generate_partition_proofs, verify_partition_pr
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,10 +62,11 @@ impl Stage for SnapPartitionProofs {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
-        Resources {
+    fn costs(&self, _: &Value) -> Need {
+        Need {
             cpu: u32::MAX,
             memory: 1 << 30,
+            ..Need::default()
         }
     }
 

@@ -18,7 +18,7 @@ use filecoin_proofs_api::update::generate_empty_sector_update_proof_with_vanilla
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,7 +64,7 @@ impl Stage for SnapProve {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, input: &Value) -> Resources {
+    fn costs(&self, input: &Value) -> Need {
         proofs::groth(proofs::sector_bytes(input))
     }
 

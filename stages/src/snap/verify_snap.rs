@@ -14,7 +14,7 @@
 use filecoin_proofs_api::update::verify_empty_sector_update_proof;
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
-use sealflow_engine::resource::Resources;
+use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,7 +55,7 @@ impl Stage for VerifySnap {
     type Input = Input;
     type Output = Output;
 
-    fn costs(&self, _: &Value) -> Resources {
+    fn costs(&self, _: &Value) -> Need {
         proofs::one_core()
     }
 

@@ -7,6 +7,7 @@ use std::io::Write;
 use sealflow_engine::event::{Entry, Event, Output};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, StoredGraph};
+use sealflow_engine::site::SiteEntry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,7 +15,7 @@ use super::SurrealJournal;
 use super::read::PAGE;
 
 /// The format that this program writes and reads.
-pub const EXPORT_FORMAT: u32 = 1;
+pub const EXPORT_FORMAT: u32 = 2;
 
 /// A line of an export.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub(super) enum Line {
     Payload { sha256: String, hex: String },
     /// An entry; those of one run are together and in order.
     Entry { run: RunId, entry: Box<Entry> },
+    /// An entry of the installation, in order, before the first run.
+    Site { entry: Box<SiteEntry> },
     /// The last line: how many lines came before it, and the SHA-256 of them.
     End { lines: u64, sha256: String },
 }
@@ -108,7 +111,17 @@ pub async fn export(journal: &SurrealJournal, to: impl Write) -> Result<Transfer
     writer.line(&Line::SealflowExport {
         format: EXPORT_FORMAT,
     })?;
-    for (run, graph, last) in moment(journal).await? {
+    let (runs, site) = moment(journal).await?;
+    let mut next = 1;
+    while next <= site {
+        let last = site.min(next + PAGE as u64 - 1);
+        for entry in journal.site_between(next, last).await? {
+            let entry = Box::new(entry);
+            writer.line(&Line::Site { entry })?;
+        }
+        next = last + 1;
+    }
+    for (run, graph, last) in runs {
         if graphs.insert(graph.clone()) {
             let missing = || JournalError::Corrupt(format!("graph {graph} of {run} is not stored"));
             let stored = journal.graph(&graph).await?.ok_or_else(missing)?;
@@ -169,12 +182,17 @@ pub(super) fn payloads_of(entry: &Entry) -> impl Iterator<Item = &str> {
     })
 }
 
-/// All runs with their graphs and how far they are, at one moment between two commits.
-async fn moment(journal: &SurrealJournal) -> Result<Vec<(RunId, String, u64)>, JournalError> {
+/// All runs with their graphs and how far they are, and the number of the installation's last entry.
+type Moment = (Vec<(RunId, String, u64)>, u64);
+
+/// How far everything is at one moment between two commits.
+async fn moment(journal: &SurrealJournal) -> Result<Moment, JournalError> {
     let _no_commit = match &journal.writer {
         Some(writer) => Some(writer.lock().await),
         None => None,
     };
     let runs = journal.all_runs().await?.into_iter();
-    Ok(runs.map(|row| (row.run, row.graph, row.seq)).collect())
+    let runs = runs.map(|row| (row.run, row.graph, row.seq)).collect();
+    let site = journal.site_tail(1).await?.last().map_or(0, |entry| entry.seq);
+    Ok((runs, site))
 }

@@ -11,6 +11,7 @@ use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Append, Batch, Journal, JournalError, RunFilter, StoredGraph};
 use sealflow_engine::rows::{run_row, step_row};
 use sealflow_engine::run::RunState;
+use sealflow_engine::site::SiteState;
 use sealflow_engine::workflow::Graph;
 use sha2::{Digest, Sha256};
 
@@ -43,6 +44,7 @@ pub async fn import(
         journal,
         graphs: HashMap::new(),
         run: None,
+        site: SiteState::default(),
         batch: Batch::default(),
         done: Transferred::default(),
     };
@@ -107,7 +109,7 @@ fn verify(from: impl BufRead) -> Result<(), TransferError> {
         let refuse = |what: String| Err(TransferError::Refused { line: number, what });
         match line {
             _ if ended => return refuse("it comes after the end".to_owned()),
-            Line::SealflowExport { format } if number == 1 && format == EXPORT_FORMAT => {}
+            Line::SealflowExport { format } if number == 1 && (1..=EXPORT_FORMAT).contains(&format) => {}
             Line::SealflowExport { format } if number == 1 => {
                 return refuse(format!(
                     "it has format {format}, this sealflow reads {EXPORT_FORMAT}"
@@ -150,6 +152,7 @@ struct Importer<'a> {
     journal: &'a SurrealJournal,
     graphs: HashMap<String, (Arc<Graph>, Arc<StoredGraph>)>,
     run: Option<RunState>,
+    site: SiteState,
     batch: Batch,
     done: Transferred,
 }
@@ -178,6 +181,13 @@ impl Importer<'_> {
                     )));
                 }
                 self.done.payloads += 1;
+            }
+            Line::Site { entry } => {
+                self.site.apply_entry(&entry).map_err(Failed::Refused)?;
+                self.batch.site.push(*entry);
+                if self.batch.site.len() >= GROUP {
+                    self.flush().await?;
+                }
             }
             Line::Entry { run, entry } => {
                 for sha256 in payloads_of(&entry) {

@@ -30,6 +30,7 @@ use sealflow_engine::journal::{
     ArtifactRow, Batch, Journal, JournalError, JournalFuture, OpenRun, RunFilter, StoredGraph,
 };
 use sealflow_engine::rows::{RunRow, StepRow};
+use sealflow_engine::site::SiteEntry;
 use tokio::sync::Mutex;
 
 pub use self::check::{CheckReport, Checked, Problem, check, check_files};
@@ -99,6 +100,10 @@ impl SurrealJournal {
 impl Journal for SurrealJournal {
     fn commit<'a>(&'a self, batch: &'a Batch) -> JournalFuture<'a, ()> {
         Box::pin(self.write(batch))
+    }
+
+    fn site_tail(&self, limit: u32) -> JournalFuture<'_, Vec<SiteEntry>> {
+        Box::pin(self.read_site(limit))
     }
 
     fn run<'a>(&'a self, run: &'a RunId) -> JournalFuture<'a, Option<RunRow>> {

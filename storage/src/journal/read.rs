@@ -7,13 +7,15 @@ use sealflow_engine::event::Entry;
 use sealflow_engine::id::{RunId, Subject};
 use sealflow_engine::journal::{ArtifactRow, JournalError, StoredGraph};
 use sealflow_engine::rows::{RunRow, StepRow};
+use sealflow_engine::site::SiteEntry;
 use sealflow_engine::workflow::StepIx;
 use surrealdb::types::{Object, SurrealValue};
 
 use super::SurrealJournal;
 use super::error::corrupt;
 use super::record::{
-    Changes, artifacts_of, decode, entries_between, entries_from, id, number, object, of_run, text,
+    Changes, artifacts_of, decode, entries_between, entries_from, id, number, object, of_run, site_between,
+    text,
 };
 
 /// Records that one query gives at most.
@@ -43,6 +45,28 @@ impl SurrealJournal {
             .fetch(sql, params)
             .await
             .map_err(|error| self.client.error("reading", &error))
+    }
+
+    /// The newest entries of the installation, in order.
+    pub(super) async fn read_site(&self, limit: u32) -> Result<Vec<SiteEntry>, JournalError> {
+        // Numbers are dense, so their count is the last one; counting a table reads no records.
+        let sql = "SELECT VALUE count FROM (SELECT count() FROM site GROUP ALL)";
+        let count = self.fetch::<u64>(sql, Object::new()).await?;
+        let last = count.first().copied().unwrap_or_default();
+        let first = (last + 1).saturating_sub(limit.into()).max(1);
+        self.site_between(first, last).await
+    }
+
+    /// Entries of the installation, from one number to another, both included.
+    pub(super) async fn site_between(&self, first: u64, last: u64) -> Result<Vec<SiteEntry>, JournalError> {
+        let params = object([("range", site_between(first, last))]);
+        let records = self
+            .fetch::<String>("SELECT VALUE entry FROM $range", params)
+            .await?;
+        let decoded = records
+            .iter()
+            .map(|json| decode("an entry of the installation", json));
+        decoded.collect()
     }
 
     pub(super) async fn read_run(&self, run: &RunId) -> Result<Option<RunRow>, JournalError> {

@@ -66,6 +66,17 @@ pub(super) fn of_run(table: &str, run: &RunId) -> Value {
     id(table, vec![text(run.as_str())])
 }
 
+/// `site:[seq]`.
+pub(super) fn site_id(seq: u64) -> Value {
+    id("site", vec![number(seq)])
+}
+
+/// Entries of the installation, from one number to another, both included.
+pub(super) fn site_between(first: u64, last: u64) -> Value {
+    let (start, end) = (array(vec![number(first)]), array(vec![number(last)]));
+    range("site", Bound::Included(start), Bound::Included(end))
+}
+
 /// The entries of a run from number `from` on.
 pub(super) fn entries_from(run: &RunId, from: u64) -> Value {
     let start = array(vec![text(run.as_str()), number(from)]);

@@ -12,7 +12,7 @@ use surrealdb::types::{Object, Value};
 use tokio::sync::Mutex;
 
 use super::SurrealJournal;
-use super::record::{Changes, encode, entry_id, id, list, number, object, of_run, text};
+use super::record::{Changes, encode, entry_id, id, list, number, object, of_run, site_id, text};
 
 /// How often a transaction that another one got in the way of is tried again. It took no effect, and
 /// tried again it meets the fence.
@@ -26,6 +26,8 @@ pub(super) struct Writer {
     heads: HashMap<RunId, Head>,
     /// Graphs that are stored.
     graphs: HashSet<Arc<str>>,
+    /// The number of the installation's last entry, once it was looked up.
+    site: Option<u64>,
     /// Why nothing may be written any more: it is not known what the last commit did.
     broken: Option<String>,
 }
@@ -36,6 +38,7 @@ impl Writer {
             epoch,
             heads: HashMap::new(),
             graphs: HashSet::new(),
+            site: None,
             broken: None,
         }
     }
@@ -122,6 +125,18 @@ impl SurrealJournal {
             return Ok(());
         }
         let shown = self.check_before(&writer, batch).await?;
+        if let Some(first) = batch.site.first() {
+            let last = match writer.site {
+                Some(last) => last,
+                None => self.read_site(1).await?.last().map_or(0, |entry| entry.seq),
+            };
+            if first.seq != last + 1 {
+                return Err(JournalError::Fenced(format!(
+                    "entry {} of the installation comes after entry {last}",
+                    first.seq
+                )));
+            }
+        }
         let transaction = transaction(&writer, batch, &shown)?;
         crash::point("journal.commit.before");
         let done = self.execute(&transaction, &writer, batch).await;
@@ -138,6 +153,9 @@ impl SurrealJournal {
             }
         }
         writer.graphs.extend(batch.graphs.keys().cloned());
+        if let Some(last) = batch.site.last() {
+            writer.site = Some(last.seq);
+        }
         Ok(())
     }
 
@@ -225,6 +243,9 @@ impl SurrealJournal {
                 return Ok(false);
             }
         }
+        if let (Some(first), Some(last)) = (batch.site.first(), batch.site.last()) {
+            return Ok(self.site_between(first.seq, last.seq).await? == batch.site);
+        }
         Ok(true)
     }
 }
@@ -254,6 +275,14 @@ fn transaction(
         "entries",
         entries(batch)?,
     );
+    let mut site = Vec::with_capacity(batch.site.len());
+    for entry in &batch.site {
+        site.push(Value::Object(object([
+            ("id", site_id(entry.seq)),
+            ("entry", encode("an entry of the installation", entry)?),
+        ])));
+    }
+    transaction.add("INSERT INTO site $site RETURN NONE;", "site", site);
     let (mut new, mut changed) = (Vec::new(), Vec::new());
     for (run, (before, row)) in &batch.runs {
         let head = stored.get(run);

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::clock::Now;
+use crate::resource::Need;
 use crate::rows::StepRow;
 use crate::stage::StageRegistry;
 
@@ -44,8 +45,12 @@ macro_rules! stage {
             const EFFECT: bool = $effect;
             type Input = $input;
             type Output = $output;
-            fn costs(&self, _: &Value) -> Resources {
-                Resources { cpu: 1, memory: 1 }
+            fn costs(&self, _: &Value) -> Need {
+                Need {
+                    cpu: 1,
+                    memory: 1,
+                    ..Need::default()
+                }
             }
             async fn run(&self, _: &StageContext, _: $input) -> Result<Outcome<$output>, Failure> {
                 Err(Failure::permanent("by_hand", "the test reports"))
@@ -96,7 +101,7 @@ impl Flow {
         let (graph, complaints) = crate::workflow::load(&text, &stages());
         let graph = Arc::new(graph.unwrap_or_else(|| panic!("{complaints:?}")));
         let mut spec = place("main", 100, 1000);
-        spec.capacity.cpu = 100;
+        spec.machine.capacity.cpu = 100;
         let mut core = Core::new(stages(), vec![spec], [7; 32]);
         let now = Now {
             wall_ms: 0,

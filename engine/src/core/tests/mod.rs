@@ -1,6 +1,7 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
 mod flow;
+mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::executor::Machine;
+use crate::resource::Need;
 use crate::stage::{Stage, StageContext, SubjectKind};
 use crate::workflow::{GraphData, ParamSpec, Retry, StageRef, StepSpec, Timeouts};
 
@@ -25,10 +28,11 @@ impl Stage for Work {
     const SOURCE: &'static str = "//! Works.";
     type Input = Nothing;
     type Output = Nothing;
-    fn costs(&self, input: &Value) -> Resources {
-        Resources {
+    fn costs(&self, input: &Value) -> Need {
+        Need {
             cpu: 1,
             memory: input["memory"].as_u64().unwrap_or(1),
+            ..Need::default()
         }
     }
     async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
@@ -105,13 +109,18 @@ fn start(graph: &Arc<Graph>, params: Value, key: Option<&str>) -> StartRun {
     }
 }
 
+fn machine(name: &str, memory: u64) -> Machine {
+    let capacity = Resources {
+        cpu: 8,
+        memory,
+        ..Resources::default()
+    };
+    let name = name.to_owned();
+    Machine { name, capacity }
+}
+
 fn place(name: &str, slots: usize, memory: u64) -> ExecutorSpec {
-    ExecutorSpec {
-        name: name.to_owned(),
-        stages: None,
-        capacity: Resources { cpu: 8, memory },
-        slots,
-    }
+    ExecutorSpec::new(name, machine(name, memory), slots)
 }
 
 fn core(places: Vec<ExecutorSpec>) -> Core {

@@ -231,6 +231,7 @@ impl Ledger {
                 self.end(step, *attempt)?;
                 self.stats.count("lost");
             }
+            Event::AttemptPreempted { .. } => return Err("no executor here can stop attempts".to_owned()),
             Event::AttemptReleased { step, attempt } => {
                 demand!(
                     self.discarding.remove(&(step.clone(), *attempt)).is_some(),

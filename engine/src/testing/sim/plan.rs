@@ -9,10 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::executor::ExecutorSpec;
+use crate::executor::{ExecutorSpec, Machine};
 use crate::failure::{Failure, FailureClass};
 use crate::id::{StageName, StepName, Subject, WorkflowName};
-use crate::resource::Resources;
+use crate::resource::{Need, Resources};
 use crate::stage::{Claim, Outcome, Stage, StageContext, StageRegistry, SubjectKind};
 use crate::workflow::{
     Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
@@ -334,10 +334,11 @@ macro_rules! pretend {
             const SOURCE: &'static str = "//! Pretends.";
             type Input = Nothing;
             type Output = Nothing;
-            fn costs(&self, _: &Value) -> Resources {
-                Resources {
+            fn costs(&self, _: &Value) -> Need {
+                Need {
                     cpu: $cpu,
                     memory: $memory,
+                    ..Need::default()
                 }
             }
             async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
@@ -366,20 +367,21 @@ pub(super) fn registry() -> Arc<StageRegistry> {
 
 /// The executors that plans share.
 pub(super) fn executors() -> Vec<ExecutorSpec> {
+    let machine = |name: &str, cpu, memory| Machine {
+        name: name.to_owned(),
+        capacity: Resources {
+            cpu,
+            memory,
+            ..Resources::default()
+        },
+    };
     let stages = ["light", "one"].map(|name| StageName::new(name).unwrap());
     vec![
         ExecutorSpec {
-            name: "side".to_owned(),
             stages: Some(stages.to_vec()),
-            capacity: Resources { cpu: 1, memory: 1 },
-            slots: 3,
+            ..ExecutorSpec::new("side", machine("side", 1, 1), 3)
         },
-        ExecutorSpec {
-            name: "main".to_owned(),
-            stages: None,
-            capacity: Resources { cpu: 2, memory: 4 },
-            slots: 5,
-        },
+        ExecutorSpec::new("main", machine("main", 2, 4), 5),
     ]
 }
 

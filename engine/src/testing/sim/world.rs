@@ -354,7 +354,8 @@ impl<'p> World<'p> {
         }
         for spec in executors() {
             let (sum, count) = held.get(spec.name.as_str()).copied().unwrap_or_default();
-            if sum.cpu > spec.capacity.cpu || sum.memory > spec.capacity.memory || count > spec.slots {
+            let capacity = spec.machine.capacity;
+            if sum.cpu > capacity.cpu || sum.memory > capacity.memory || count > spec.slots {
                 return Err(format!(
                     "executor {} holds {sum:?} in {count} attempts",
                     spec.name

@@ -97,6 +97,7 @@ pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError
     checker.totals().await?;
     checker.keys().await?;
     checker.artifacts().await?;
+    checker.site().await?;
     Ok(checker.report)
 }
 

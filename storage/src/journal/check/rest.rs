@@ -2,6 +2,7 @@
 
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{ArtifactRow, JournalError};
+use sealflow_engine::site::SiteState;
 use sealflow_engine::stage::Claim;
 use surrealdb::types::{Object, SurrealValue};
 
@@ -74,6 +75,43 @@ impl Checker<'_> {
                     );
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The history of the installation: dense, and foldable from its first entry.
+    pub(super) async fn site(&mut self) -> Result<(), JournalError> {
+        const INVARIANT: &str = "the history of the installation can have happened";
+        let last = self
+            .journal
+            .read_site(1)
+            .await?
+            .last()
+            .map_or(0, |entry| entry.seq);
+        let mut state = SiteState::default();
+        let mut next = 1;
+        while next <= last {
+            let end = last.min(next + PAGE as u64 - 1);
+            match self.journal.site_between(next, end).await {
+                Ok(entries) => {
+                    for entry in entries {
+                        if let Err(why) = state.apply_entry(&entry) {
+                            self.problem(INVARIANT, None, why);
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(JournalError::Corrupt(what)) => {
+                    self.problem("rows can be read", None, what);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+            next = end + 1;
+        }
+        if state.seq != last {
+            let what = format!("entry {} is missing", state.seq + 1);
+            self.problem(INVARIANT, None, what);
         }
         Ok(())
     }

@@ -123,7 +123,7 @@ fn executors_are_what_the_profile_says() {
     assert!(entries.contains(r#""gpus":[1]"#), "{entries}");
     home.ok(&["executor", "drain", "tickets", "--wait"]);
     let run2 = home.start(&file, &["miner=f01000".to_owned(), "sector=2".to_owned()]);
-    assert_eq!(kinds(&home, &run2), ["drained", "stagger"]);
+    assert_eq!(kinds(&home, &run2), ["drained", "stagger", "queue"]);
     let none = home.start(
         "seal_offline",
         &["miner=f01000".to_owned(), "sector=9".to_owned()],

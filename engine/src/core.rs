@@ -7,6 +7,7 @@ mod attempt;
 mod effect;
 mod explain;
 mod request;
+mod served;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -15,9 +16,12 @@ pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
+pub use served::{Delivery, Launch, run_of};
 
 use admission::{Host, Place, Turn};
 use attempt::Limit;
+use request::{check_artifacts, check_params};
+use served::{Collector, Together};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -87,6 +91,12 @@ pub struct Core {
     /// Attempt limits by monotonic clock.
     limits: BTreeSet<(u64, AttemptKey, Limit)>,
     orphans: BTreeMap<AttemptKey, Orphan>,
+    /// Steps whose own runs are being started, with their visits.
+    launching: BTreeSet<(RunId, StepIx, u32)>,
+    /// Runs with steps whose own runs wait for a subject.
+    queued: HashMap<Subject, BTreeSet<RunId>>,
+    /// Steps that wait to be made together.
+    collecting: BTreeMap<Together, Collector>,
     /// Effects that belong to no open run.
     stray: Vec<Effect>,
     seed: [u8; 32],
@@ -134,6 +144,9 @@ impl Core {
             timers: BTreeSet::new(),
             limits: BTreeSet::new(),
             orphans: BTreeMap::new(),
+            launching: BTreeSet::new(),
+            queued: HashMap::new(),
+            collecting: BTreeMap::new(),
             stray: Vec::new(),
             seed,
             drawn: 0,
@@ -330,6 +343,16 @@ impl Core {
         for run in &changed {
             self.decide_run(run, now);
         }
+        self.close_batches(now);
+        let new: Vec<RunId> = self
+            .dirty
+            .iter()
+            .filter(|run| !changed.contains(run))
+            .cloned()
+            .collect();
+        for run in &new {
+            self.decide_run(run, now);
+        }
         self.admit(now);
         let mut transitions = Vec::new();
         for run in std::mem::take(&mut self.dirty) {
@@ -390,7 +413,16 @@ impl Core {
         let name = |ix: &StepIx| live.state.name(*ix);
         match command {
             Command::Start(ix) => {
-                let stage = live.state.spec(*ix).stage.as_ref()?.name.clone();
+                let spec = live.state.spec(*ix);
+                if spec.workflow.is_some() {
+                    self.ask_launch(run, *ix);
+                    return None;
+                }
+                if spec.batch.is_some() {
+                    self.collect(run, *ix);
+                    return None;
+                }
+                let stage = spec.stage.as_ref()?.name.clone();
                 let turn = Turn::of(&live.state, *ix);
                 self.ready.entry(stage).or_default().insert(turn);
                 None
@@ -523,7 +555,7 @@ impl Core {
     /// Ends the entry that a run's changes make.
     fn seal(&mut self, run: &RunId, at: u64) -> Option<Transition> {
         let live = self.runs.get_mut(run)?;
-        let effects = std::mem::take(&mut live.effects);
+        let mut effects = std::mem::take(&mut live.effects);
         let events = std::mem::take(&mut live.events);
         if events.is_empty() {
             return if effects.is_empty() {
@@ -545,6 +577,7 @@ impl Core {
         };
         let steps = touched.into_iter().map(|ix| step_row(state, ix)).collect();
         let artifacts = accepted_artifacts(state, &entry);
+        effects.extend(served::delivery(state, &entry.events));
         let graph = live
             .graph_source
             .take()
@@ -564,6 +597,9 @@ impl Core {
                     self.claims.remove(&subject);
                 }
             }
+            // Steps whose own runs wait for the subject may try again.
+            self.dirty
+                .extend(self.queued.remove(&subject).unwrap_or_default());
             let done = self.runs.remove(run);
             for (ix, at) in done.map(|live| live.armed).unwrap_or_default() {
                 self.timers.remove(&(at, run.clone(), ix));
@@ -598,14 +634,14 @@ pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
         artifact,
         run: state.id.clone(),
     };
-    state.artifacts().into_iter().map(row).collect()
+    state.own_artifacts().into_iter().map(row).collect()
 }
 
 /// The attempt that an effect hands out.
 fn dispatched(effect: &Effect) -> Option<&AttemptKey> {
     match effect {
         Effect::Dispatch(dispatch) => Some(&dispatch.key),
-        Effect::Stop { .. } | Effect::Attach { .. } => None,
+        Effect::Stop { .. } | Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) => None,
     }
 }
 

@@ -83,7 +83,7 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
                 Ok(count) => Command::List(ix, count),
                 Err(why) => puzzled(run, ix, why),
             },
-            _ if spec.stage.is_none() => Command::Pass(ix),
+            _ if !spec.works() => Command::Pass(ix),
             _ => Command::Start(ix),
         }),
         // A step with items runs as long as they do.

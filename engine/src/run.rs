@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Entry, Event, Output, PauseReason, WaitReason};
+use crate::event::{Entry, Event, Output, PauseReason, Served, WaitReason};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Subject, Token};
 use crate::resource::Resources;
@@ -221,6 +221,10 @@ pub struct RunState {
     pub subject_artifacts: Value,
     /// The caller's name for it.
     pub key: Option<String>,
+    /// The attempt of another run's step whose work it does.
+    pub parent: Option<Served>,
+    /// The attempts whose work it does together, if it is a batch.
+    pub members: Vec<Served>,
     /// Entries so far.
     pub seq: u64,
     /// Runs of higher priority start their steps first.
@@ -277,6 +281,8 @@ impl RunState {
                 artifacts,
                 key,
                 priority,
+                parent,
+                members,
                 ..
             },
             rest,
@@ -312,6 +318,8 @@ impl RunState {
             params: params.clone(),
             subject_artifacts: artifacts.clone(),
             key: key.clone(),
+            parent: parent.clone(),
+            members: members.clone(),
             seq: 1,
             priority: priority.unwrap_or(graph.data().priority),
             status: RunStatus::Running,
@@ -509,6 +517,40 @@ impl RunState {
             visit: self.step(ix).visit,
             attempt,
         }
+    }
+
+    /// The artifacts that are this run's to say: those of a kind that one of its stages makes.
+    pub fn own_artifacts(&self) -> BTreeMap<String, Value> {
+        let makes = |kind: &String| {
+            let mut stages = self
+                .graph
+                .data()
+                .steps
+                .iter()
+                .filter_map(|step| step.stage.as_ref());
+            stages.any(|stage| stage.artifacts.contains(kind))
+        };
+        let mut artifacts = self.artifacts();
+        artifacts.retain(|kind, _| makes(kind));
+        artifacts
+    }
+
+    /// The value behind a source, as a step sees it.
+    pub fn value_of(&self, ix: StepIx, source: &crate::workflow::Source) -> InputValue {
+        self.source(ix, source)
+    }
+
+    /// One field of a step's output.
+    pub fn given(&self, ix: StepIx, field: &str) -> BTreeMap<String, InputValue> {
+        BTreeMap::from([(field.to_owned(), self.output(ix, field))])
+    }
+
+    /// What the run gives to the step that it was started for.
+    pub fn outputs(&self) -> BTreeMap<String, InputValue> {
+        let outputs = self.graph.data().outputs.iter();
+        outputs
+            .map(|(name, source)| (name.clone(), self.source(StepIx(0), source)))
+            .collect()
     }
 
     /// Every artifact that the run made or found, by kind; of several the one of the latest step. One

@@ -14,6 +14,10 @@ pub enum Effect {
         /// The attempt.
         key: AttemptKey,
     },
+    /// Start the run that does a step's work, once its parameters and what its subject owns are read.
+    Launch(Box<Launch>),
+    /// Report what a run that has ended gives to the attempts whose work it did.
+    Deliver(Box<Delivery>),
     /// Ask this executor whether it still has an attempt from before a restart.
     Attach {
         /// The executor.
@@ -38,6 +42,8 @@ pub struct Dispatch {
     pub subject: Subject,
     /// The stage.
     pub stage: StageName,
+    /// Whether the input is that of many members of a batch.
+    pub many: bool,
     /// Its input.
     pub input: BTreeMap<String, InputValue>,
     /// What it may hold.

@@ -283,6 +283,7 @@ fn graph() -> Arc<Graph> {
             version: 1,
             artifacts: Vec::new(),
             effect: false,
+            many: false,
         }),
         inputs: if needs.is_empty() {
             BTreeMap::new()
@@ -296,6 +297,8 @@ fn graph() -> Arc<Graph> {
         when: None,
         foreach: None,
         valid_until: None,
+        workflow: None,
+        batch: None,
     };
     let data = GraphData {
         name: WorkflowName::new("two").unwrap(),
@@ -311,6 +314,8 @@ fn graph() -> Arc<Graph> {
         }],
         steps: vec![step("first", Vec::new()), step("second", vec![StepIx(0)])],
         rewinds: Vec::new(),
+        children: Vec::new(),
+        outputs: BTreeMap::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

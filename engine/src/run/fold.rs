@@ -80,7 +80,7 @@ impl RunState {
                     ));
                 }
                 let first = self.must_wait(ix) || self.must_judge(ix) || self.must_list(ix);
-                if self.spec(ix).stage.is_none() || first {
+                if !self.spec(ix).works() || first {
                     return Err(format!(
                         "step `{step}` has no stage, or something must come first"
                     ));
@@ -169,7 +169,7 @@ impl RunState {
             }
             Event::StepPassed { step } => {
                 let ix = self.expect(step, &[StepStatus::Ready])?;
-                if self.spec(ix).stage.is_some() || self.must_wait(ix) || self.must_judge(ix) {
+                if self.spec(ix).works() || self.must_wait(ix) || self.must_judge(ix) {
                     return Err(format!("step `{step}` has more to do than to pass"));
                 }
                 self.succeed(ix, Output::Inline(Value::Object(serde_json::Map::new())), at);

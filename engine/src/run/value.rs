@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::*;
 use crate::workflow::{Foreach, Source};
 
 /// A field of an input: a value, or where to fetch it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InputValue {
     /// The value.
     Value(Value),
@@ -21,6 +23,8 @@ pub enum InputValue {
     },
     /// One value for each item.
     List(Vec<InputValue>),
+    /// The fields of a member's input.
+    Fields(BTreeMap<String, InputValue>),
 }
 
 impl InputValue {
@@ -34,6 +38,11 @@ impl InputValue {
                 .map(Self::at_hand)
                 .collect::<Option<_>>()
                 .map(Value::Array),
+            Self::Fields(fields) => fields
+                .into_iter()
+                .map(|(name, value)| Some((name, value.at_hand()?)))
+                .collect::<Option<_>>()
+                .map(Value::Object),
         }
     }
 }
@@ -56,19 +65,24 @@ impl RunState {
             .collect()
     }
 
-    fn source(&self, ix: StepIx, source: &Source) -> InputValue {
+    pub(super) fn source(&self, ix: StepIx, source: &Source) -> InputValue {
         let of = |value: Option<&Value>| InputValue::Value(value.cloned().unwrap_or(Value::Null));
         match source {
             Source::Param(name) => of(self.params.get(name)),
             Source::Literal(value) => of(Some(value)),
             Source::Subject { kind, .. } => of(self.subject_artifacts.get(kind)),
             Source::Output { step, field, .. } => self.output(*step, field),
+            Source::Members => {
+                let members = self.params.get("members").cloned().unwrap_or_default();
+                // The core wrote it, at the start of the batch.
+                serde_json::from_value(members).unwrap_or(InputValue::Value(Value::Null))
+            }
             Source::Item { field } => self.item_value(ix, field.as_deref()),
         }
     }
 
     /// A field of a step's output; of a step with items one value for each.
-    fn output(&self, ix: StepIx, field: &str) -> InputValue {
+    pub(super) fn output(&self, ix: StepIx, field: &str) -> InputValue {
         if self.step(ix).items.is_some() {
             let items = self.items(ix).iter().map(|item| self.output(*item, field));
             return InputValue::List(items.collect());

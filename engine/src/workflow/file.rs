@@ -20,6 +20,7 @@ pub(super) struct WorkflowFile {
     pub(super) defaults: Policies,
     pub(super) steps: Vec<StepDecl>,
     pub(super) rewinds: Vec<RewindDecl>,
+    pub(super) outputs: Vec<(Sp<String>, Sp<String>)>,
 }
 
 pub(super) struct ParamDecl {
@@ -60,6 +61,16 @@ pub(super) struct StepDecl {
     pub(super) foreach: Option<Sp<String>>,
     pub(super) max_parallel: Option<Sp<u32>>,
     pub(super) valid_until: Option<Sp<String>>,
+    pub(super) workflow: Option<Sp<String>>,
+    pub(super) batch: Option<Sp<BatchDecl>>,
+}
+
+pub(super) struct BatchDecl {
+    pub(super) key: Option<Sp<String>>,
+    pub(super) max: Option<Sp<u32>>,
+    pub(super) max_bytes: Option<u64>,
+    pub(super) wait: Option<Sp<Duration>>,
+    pub(super) slack: Option<Sp<Duration>>,
 }
 
 pub(super) enum Wire {
@@ -149,6 +160,7 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         None => Vec::new(),
     };
     let rewinds = read_rewinds(&root);
+    let outputs = root.table("outputs").map(read_outputs).unwrap_or_default();
     root.finish();
     WorkflowFile {
         name,
@@ -159,7 +171,47 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         defaults,
         steps,
         rewinds,
+        outputs,
     }
+}
+
+fn read_outputs(table: Table<'_, '_>) -> Vec<(Sp<String>, Sp<String>)> {
+    let mut outputs = Vec::new();
+    for (name, value) in table.entries() {
+        match value.get_ref() {
+            DeValue::String(text) => outputs.push((name, Sp::new(text.to_string(), value.span()))),
+            other => table.complaints().add(
+                Diagnostic::error(
+                    "wrong_type",
+                    value.span(),
+                    format!("an output says where it comes from, it is not {}", kind(other)),
+                )
+                .hint("write name = \"step.field\""),
+            ),
+        }
+    }
+    outputs
+}
+
+fn read_batch(step: &Table<'_, '_>) -> Option<Sp<BatchDecl>> {
+    let span = step.get("batch")?.span();
+    let table = step.table("batch")?;
+    let batch = BatchDecl {
+        key: table.string("key"),
+        max: table.count("max", crate::workflow::BatchSpec::MAX),
+        max_bytes: table
+            .integer("max_bytes", 1..=i32::MAX)
+            .map(|bytes| u64::from(bytes.unsigned_abs())),
+        wait: table.duration("wait"),
+        slack: table.duration("slack"),
+    };
+    if batch.max.is_none() && table.get("max").is_none() {
+        let hint = "write batch = { max = 100, wait = \"1h\" }";
+        let missing = Diagnostic::error("missing_key", span.clone(), "a batch needs `max`").hint(hint);
+        step.complaints().add(missing);
+    }
+    table.finish();
+    Some(Sp::new(batch, span))
 }
 
 fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
@@ -280,6 +332,8 @@ fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Op
         foreach: table.string("foreach"),
         max_parallel: table.count("max_parallel", 10_000),
         valid_until: table.string("valid_until"),
+        workflow: table.string("workflow"),
+        batch: read_batch(&table),
         name,
     };
     table.finish();

@@ -1,6 +1,9 @@
 //! Checks a file against the stages and against itself, and resolves names into a graph.
 
+mod children;
 mod expressions;
+
+pub(super) use children::Children;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -36,6 +39,7 @@ struct Resolver<'a> {
 pub(super) fn resolve(
     file: &WorkflowFile,
     registry: &StageRegistry,
+    children: &Children<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Graph> {
     let places = file
@@ -52,7 +56,7 @@ pub(super) fn resolve(
         ancestors: Vec::new(),
         unsure: BTreeSet::new(),
     }
-    .run()
+    .run(children)
 }
 
 impl<'a> Resolver<'a> {
@@ -72,7 +76,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn run(mut self) -> Option<Graph> {
+    fn run(mut self, library: &Children<'_>) -> Option<Graph> {
         let file = self.file;
         let name = file
             .name
@@ -90,7 +94,13 @@ impl<'a> Resolver<'a> {
         }
         let params = self.params();
         self.subject();
-        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len()).map(|place| self.stage(place)).collect();
+        let (children, parts) = self.children(library);
+        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len())
+            .map(|place| match &file.steps[place].workflow {
+                Some(_) => children[place].as_ref().map(|child| &child.info),
+                None => self.stage(place),
+            })
+            .collect();
         let order = self.order()?;
         // `order[i]` is the place in the file of the i-th step; `rank` is the way back.
         let mut rank = vec![0; order.len()];
@@ -123,7 +133,9 @@ impl<'a> Resolver<'a> {
             }
             steps.push(StepSpec {
                 name,
-                stage: stage.map(stage_ref),
+                stage: stage.filter(|_| decl.workflow.is_none()).map(stage_ref),
+                workflow: children[*place].as_ref().map(|child| child.part),
+                batch: self.batch(*place, stage),
                 needs,
                 inputs,
                 retry: retry(&file.defaults, &decl.policies),
@@ -139,6 +151,7 @@ impl<'a> Resolver<'a> {
             });
         }
         let rewinds = self.rewinds(&stages, &ix);
+        let outputs = self.outputs(&stages, &ix);
         // A step that could not be resolved may take any of them.
         if self.unsure.is_empty() && steps.len() == order.len() {
             self.unused_params(&steps);
@@ -161,6 +174,8 @@ impl<'a> Resolver<'a> {
             params,
             steps,
             rewinds,
+            children: parts,
+            outputs,
         };
         match Graph::new(data) {
             Ok(graph) => Some(graph),
@@ -698,7 +713,11 @@ impl<'a> Resolver<'a> {
             let used = steps.iter().any(|step| {
                 let list = step.foreach.as_ref().map(|foreach| &foreach.list);
                 let mut expressions = step.when.iter().chain(&step.valid_until).chain(list);
-                step.inputs.values().any(takes) || expressions.any(|one| one.mentions("params", name))
+                let keys = step
+                    .batch
+                    .as_ref()
+                    .is_some_and(|batch| batch.key.as_deref() == Some(name));
+                keys || step.inputs.values().any(takes) || expressions.any(|one| one.mentions("params", name))
             });
             if !used && !names_subject {
                 let message = format!("no step takes the parameter `{}`", param.name.value);
@@ -722,6 +741,7 @@ fn stage_ref(info: &StageInfo) -> StageRef {
         version: info.version,
         artifacts: artifacts.map(|field| field.name.clone()).collect(),
         effect: info.effect,
+        many: false,
     }
 }
 

@@ -150,7 +150,9 @@ impl Flow {
                         };
                         self.core.report(report, now);
                     }
-                    Effect::Attach { .. } => panic!("nothing was restored"),
+                    Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) => {
+                        panic!("nothing was restored, and no run works for another")
+                    }
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 mod flow;
 mod resources;
+mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         version: 1,
         artifacts: Vec::new(),
         effect: false,
+        many: false,
     };
     let step = StepSpec {
         name: StepName::new("work").unwrap(),
@@ -82,6 +84,8 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         when: None,
         foreach: None,
         valid_until: None,
+        workflow: None,
+        batch: None,
     };
     let data = GraphData {
         name: crate::id::WorkflowName::new("one").unwrap(),
@@ -92,6 +96,8 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         params: vec![param("id", None), param("memory", Some(json!(1)))],
         steps: vec![step],
         rewinds: Vec::new(),
+        children: Vec::new(),
+        outputs: BTreeMap::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

@@ -234,6 +234,7 @@ impl RunPlan {
                     version: 1,
                     artifacts: Vec::new(),
                     effect: false,
+                    many: false,
                 }),
                 needs,
                 inputs,
@@ -252,6 +253,8 @@ impl RunPlan {
                 when: None,
                 foreach: None,
                 valid_until: None,
+                workflow: None,
+                batch: None,
             });
         }
         let mut data = GraphData {
@@ -268,6 +271,8 @@ impl RunPlan {
             }],
             steps,
             rewinds: Vec::new(),
+            children: Vec::new(),
+            outputs: BTreeMap::new(),
         };
         let plain = Graph::new(data.clone()).unwrap();
         let mut seen = BTreeSet::new();

@@ -389,6 +389,8 @@ impl Core {
                             | Event::StepJudged { .. }
                             | Event::ItemsListed { .. }
                             | Event::RunPaused { .. }
+                            | Event::StepGivenUp { .. }
+                            | Event::RunClosing
                             | Event::RunFinished { .. }
                     );
                     events.push(event);
@@ -504,6 +506,15 @@ impl Core {
                 self.stop_from(run, to);
                 Some(event)
             }
+            Command::GiveUp(ix, reason) => {
+                let event = Event::StepGivenUp {
+                    step: name(ix),
+                    reason: reason.clone(),
+                };
+                self.stop_one(run, *ix);
+                Some(event)
+            }
+            Command::Close => Some(Event::RunClosing),
             Command::Pause(reason) => Some(Event::RunPaused {
                 reason: reason.clone(),
             }),

@@ -292,6 +292,15 @@ pub enum Event {
         /// The step.
         step: StepName,
     },
+    /// A step failed for good, and another step of the run handles that: the run goes on.
+    StepGivenUp {
+        /// The step.
+        step: StepName,
+        /// What would have paused the run.
+        reason: PauseReason,
+    },
+    /// The attempts of a run that is cancelled have ended; what is done at the end of a run begins.
+    RunClosing,
     /// Somebody left a step out.
     StepSkipped {
         /// The step, or an item of it.

@@ -138,6 +138,10 @@ pub struct StepState {
     pub skipped: Option<String>,
     /// When its success is worth nothing any more, milliseconds since 1970.
     pub valid_until: Option<u64>,
+    /// It failed for good, which another step handles.
+    pub given_up: bool,
+    /// It was skipped because of a failure before it.
+    pub after_failure: bool,
     /// Its items, once they are known.
     pub items: Option<Items>,
     /// The step that this is an item of, and its number.
@@ -165,6 +169,8 @@ impl StepState {
             since: at,
             skipped: None,
             valid_until: None,
+            given_up: false,
+            after_failure: false,
             items: None,
             item: None,
             unmet,
@@ -189,7 +195,7 @@ impl StepState {
 
     /// Whether its output, or its absence, counts.
     pub fn is_through(&self) -> bool {
-        matches!(self.status, StepStatus::Succeeded | StepStatus::Skipped)
+        self.given_up || matches!(self.status, StepStatus::Succeeded | StepStatus::Skipped)
     }
 }
 
@@ -239,6 +245,8 @@ pub struct RunState {
     pub updated_at: u64,
     /// Signals that came.
     pub signals: BTreeMap<String, Value>,
+    /// It is cancelled, its attempts have ended, and what is done at the end goes on.
+    pub closing: bool,
     /// How often each rewind edge was taken.
     pub rewinds: Vec<u32>,
     /// Superseded attempts that have not ended.
@@ -327,6 +335,7 @@ impl RunState {
             created_at: entry.at,
             updated_at: entry.at,
             signals: BTreeMap::new(),
+            closing: false,
             rewinds: vec![0; graph.data().rewinds.len()],
             discarding: BTreeMap::new(),
             unfinished: steps.len(),
@@ -493,7 +502,18 @@ impl RunState {
             return false;
         }
         let spec = self.graph.step(ix);
-        spec.when.is_some() || spec.valid_until.is_some() || self.lacks(ix).is_some()
+        let conditional = spec.when.is_some() || spec.valid_until.is_some();
+        conditional || self.graph.handles_failures() || self.lacks(ix).is_some()
+    }
+
+    /// Whether a step may start as far as the run is concerned: of one that is being cancelled only what is
+    /// done at the end.
+    pub fn may_start(&self, ix: StepIx) -> bool {
+        match self.status {
+            RunStatus::Running => true,
+            RunStatus::Cancelling => self.closing && self.spec(ix).finally,
+            RunStatus::Paused | RunStatus::Succeeded | RunStatus::Cancelled => false,
+        }
     }
 
     /// Whether the step's items are still to be listed.

@@ -281,7 +281,7 @@ impl Core {
             let (run, ix) = (head.run.clone(), head.ix);
             let startable = self.runs.get(&run).filter(|live| {
                 live.state.step(ix).status == StepStatus::Ready
-                    && live.state.status == RunStatus::Running
+                    && live.state.may_start(ix)
                     && live.state.discarding.is_empty()
                     && self.held_back(&live.state, &stage).is_none()
                     // Its priority may have changed since; then it is in the queue twice.

@@ -162,7 +162,7 @@ impl Core {
         };
         live.progress.remove(&ix);
         live.stopping.remove(key);
-        let cancelling = live.state.status == RunStatus::Cancelling;
+        let cancelling = live.state.status == RunStatus::Cancelling && !live.state.closing;
         let event = match end {
             End::Done(output) => Event::AttemptSucceeded {
                 step,

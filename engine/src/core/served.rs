@@ -176,7 +176,7 @@ impl Core {
         let state = &live.state;
         let wanted = visit == launch.visit
             && state.step(ix).status == StepStatus::Ready
-            && state.status == RunStatus::Running
+            && state.may_start(ix)
             && state.discarding.is_empty();
         if !wanted {
             // Should it be wanted again, the run is decided about anew.
@@ -430,7 +430,7 @@ impl Core {
             let stage = state.spec(ix).stage.as_ref();
             state.step(ix).status == StepStatus::Ready
                 && state.step(ix).since == since
-                && state.status == RunStatus::Running
+                && state.may_start(ix)
                 && state.discarding.is_empty()
                 && stage.is_some_and(|stage| self.held_back(state, &stage.name).is_none())
         })

@@ -299,6 +299,8 @@ fn graph() -> Arc<Graph> {
         valid_until: None,
         workflow: None,
         batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: WorkflowName::new("two").unwrap(),

@@ -224,12 +224,40 @@ impl RunState {
                 step,
                 optional: false,
                 ..
-            } if self.step(*step).status == StepStatus::Skipped => Some(format!(
-                "its input `{name}` comes from `{}`, which was skipped",
-                self.graph.step(*step).name
-            )),
+            } => {
+                let gone = match self.step(*step).status {
+                    StepStatus::Skipped => "was skipped",
+                    StepStatus::Cancelled => "was cancelled",
+                    StepStatus::Failed if self.step(*step).given_up => "failed",
+                    _ => return None,
+                };
+                let from = &self.graph.step(*step).name;
+                Some(format!("its input `{name}` comes from `{from}`, which {gone}"))
+            }
             _ => None,
         })
+    }
+
+    /// Why a step is not for this: something before it failed, or nothing that it is for did.
+    fn past_failure(&self, ix: StepIx) -> Option<String> {
+        let spec = self.graph.step(ix);
+        let name = |at: &StepIx| format!("`{}`", self.graph.step(*at).name);
+        if spec.finally {
+            return None;
+        }
+        if !spec.on_failure.is_empty() {
+            let failed = spec.on_failure.iter().any(|of| self.step(*of).given_up);
+            let names: Vec<String> = spec.on_failure.iter().map(name).collect();
+            return (!failed).then(|| format!("{} did not fail", names.join(", ")));
+        }
+        let failed = |need: &&StepIx| self.step(**need).given_up || self.step(**need).after_failure;
+        let need = spec.needs.iter().find(failed)?;
+        let what = if self.step(*need).given_up {
+            "failed"
+        } else {
+            "came after a failure"
+        };
+        Some(format!("{} {what}", name(need)))
     }
 
     /// Works out the conditions of a step whose needs are met.
@@ -238,6 +266,12 @@ impl RunState {
     /// An expression that cannot be worked out.
     pub fn judge(&self, ix: StepIx) -> Result<Judgement, String> {
         let spec = self.graph.step(ix);
+        if let Some(why) = self.past_failure(ix) {
+            return Ok(Judgement {
+                skip: Some(why),
+                valid_until: None,
+            });
+        }
         if let Some(why) = self.lacks(ix) {
             return Ok(Judgement {
                 skip: Some(why),

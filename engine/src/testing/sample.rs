@@ -53,6 +53,8 @@ impl SampleRun {
             valid_until: None,
             workflow: None,
             batch: None,
+            on_failure: Vec::new(),
+            finally: false,
         };
         let data = GraphData {
             name: WorkflowName::new("sample").expect("a workflow name"),

@@ -63,6 +63,8 @@ pub(super) struct StepDecl {
     pub(super) valid_until: Option<Sp<String>>,
     pub(super) workflow: Option<Sp<String>>,
     pub(super) batch: Option<Sp<BatchDecl>>,
+    pub(super) on_failure: Vec<Sp<String>>,
+    pub(super) finally: bool,
 }
 
 pub(super) struct BatchDecl {
@@ -151,14 +153,27 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         }
         None => Policies::default(),
     };
-    let steps: Vec<StepDecl> = match root.table("steps") {
-        Some(table) => table
-            .entries()
-            .into_iter()
-            .filter_map(|(name, value)| read_step(name, value, complaints))
-            .collect(),
-        None => Vec::new(),
-    };
+    let mut steps: Vec<StepDecl> = Vec::new();
+    for (section, finally) in [("steps", false), ("finally", true)] {
+        for (name, value) in root
+            .table(section)
+            .map(|table| table.entries())
+            .unwrap_or_default()
+        {
+            let decl = read_step(name, value, complaints, finally);
+            let Some(decl) = decl else { continue };
+            if steps.iter().any(|other| other.name.value == decl.name.value) {
+                let message = format!("there is a step `{}` already", decl.name.value);
+                complaints.add(Diagnostic::error(
+                    "duplicate_step",
+                    decl.name.span.clone(),
+                    message,
+                ));
+                continue;
+            }
+            steps.push(decl);
+        }
+    }
     let rewinds = read_rewinds(&root);
     let outputs = root.table("outputs").map(read_outputs).unwrap_or_default();
     root.finish();
@@ -307,7 +322,12 @@ fn read_classes(retry: &Table<'_, '_>) -> Vec<Sp<FailureClass>> {
     classes
 }
 
-fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Option<StepDecl> {
+fn read_step(
+    name: Sp<String>,
+    value: &Value<'_>,
+    complaints: &Complaints,
+    finally: bool,
+) -> Option<StepDecl> {
     let DeValue::Table(table) = value.get_ref() else {
         let message = format!("a step is a table, not {}", kind(value.get_ref()));
         complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [steps.NAME]"));
@@ -334,6 +354,8 @@ fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Op
         valid_until: table.string("valid_until"),
         workflow: table.string("workflow"),
         batch: read_batch(&table),
+        on_failure: table.strings("on_failure"),
+        finally,
         name,
     };
     table.finish();

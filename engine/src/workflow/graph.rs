@@ -108,6 +108,12 @@ pub struct StepSpec {
     /// Its attempts are made together with those of other runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchSpec>,
+    /// It is done only if one of these, which it needs, fails for good; then the run does not pause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_failure: Vec<StepIx>,
+    /// It is done at the end of the run, also of one that is cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finally: bool,
 }
 
 impl StepSpec {
@@ -289,6 +295,9 @@ pub struct Graph {
     digraph: DiGraph<StepIx, ()>,
     by_name: BTreeMap<StepName, StepIx>,
     children: Vec<Arc<Graph>>,
+    /// Steps whose failure another one handles.
+    handled: BTreeSet<StepIx>,
+    finally: bool,
     hash: Arc<str>,
 }
 
@@ -346,6 +355,19 @@ impl Graph {
         {
             return Err("a rewind edge names a step that is not there".to_owned());
         }
+        let needed = |step: &StepSpec| step.on_failure.iter().all(|of| step.needs.contains(of));
+        if let Some(step) = data.steps.iter().find(|step| !needed(step)) {
+            return Err(format!(
+                "step `{}` handles the failure of a step that it does not need",
+                step.name
+            ));
+        }
+        let handled = data
+            .steps
+            .iter()
+            .flat_map(|step| step.on_failure.iter().copied())
+            .collect();
+        let finally = data.steps.iter().any(|step| step.finally);
         let children = data.children.iter().cloned().map(Self::new);
         let children = children
             .map(|child| child.map(Arc::new))
@@ -357,6 +379,8 @@ impl Graph {
             digraph,
             by_name,
             children,
+            handled,
+            finally,
             hash,
         })
     }
@@ -374,6 +398,21 @@ impl Graph {
     /// The workflow that a step runs as a run of its own.
     pub fn child(&self, step: &StepSpec) -> Option<&Arc<Graph>> {
         self.children.get(step.workflow? as usize)
+    }
+
+    /// Whether another step handles the failure of this one.
+    pub fn handles_failure_of(&self, ix: StepIx) -> bool {
+        self.handled.contains(&ix)
+    }
+
+    /// Whether a step handles the failure of any other.
+    pub fn handles_failures(&self) -> bool {
+        !self.handled.is_empty()
+    }
+
+    /// Whether there are steps that are done at the end of a run, also of one that is cancelled.
+    pub fn has_finally(&self) -> bool {
+        self.finally
     }
 
     /// Whether anything that a step does changes the world outside.
@@ -418,6 +457,8 @@ impl Graph {
                 valid_until: None,
                 workflow: None,
                 batch: None,
+                on_failure: Vec::new(),
+                finally: false,
             }],
             rewinds: Vec::new(),
             children: Vec::new(),

@@ -113,12 +113,7 @@ impl<'a> Resolver<'a> {
         for place in &order {
             let decl = &file.steps[*place];
             let stage = stages[*place];
-            let mut needs: Vec<StepIx> = decl
-                .needs
-                .iter()
-                .filter_map(|need| self.places.get(need.value.as_str()))
-                .map(|at| ix(*at))
-                .collect();
+            let mut needs: Vec<StepIx> = self.needs(*place).into_iter().map(&ix).collect();
             needs.sort();
             needs.dedup();
             let expressions = self.expressions(*place, &stages);
@@ -136,6 +131,13 @@ impl<'a> Resolver<'a> {
                 stage: stage.filter(|_| decl.workflow.is_none()).map(stage_ref),
                 workflow: children[*place].as_ref().map(|child| child.part),
                 batch: self.batch(*place, stage),
+                on_failure: decl
+                    .on_failure
+                    .iter()
+                    .filter_map(|of| self.places.get(of.value.as_str()))
+                    .map(|at| ix(*at))
+                    .collect(),
+                finally: decl.finally,
                 needs,
                 inputs,
                 retry: retry(&file.defaults, &decl.policies),
@@ -304,7 +306,28 @@ impl<'a> Resolver<'a> {
             graph.add_node(at);
         }
         for (at, step) in self.file.steps.iter().enumerate() {
-            for need in &step.needs {
+            if step.finally {
+                for (before, _) in self
+                    .file
+                    .steps
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, other)| !other.finally)
+                {
+                    graph.update_edge(NodeIndex::new(before), NodeIndex::new(at), ());
+                }
+            }
+            for need in step.needs.iter().chain(&step.on_failure) {
+                let end = |name: &str| {
+                    self.places
+                        .get(name)
+                        .is_some_and(|at| self.file.steps[*at].finally)
+                };
+                if !step.finally && end(&need.value) {
+                    let message = format!("`{}` comes at the end of the run, after all steps", need.value);
+                    self.error("needs_finally", &need.span, message, None);
+                    continue;
+                }
                 match self.places.get(need.value.as_str()) {
                     Some(needed) => {
                         graph.update_edge(NodeIndex::new(*needed), NodeIndex::new(at), ());
@@ -359,15 +382,30 @@ impl<'a> Resolver<'a> {
         None
     }
 
+    /// The places of the steps that a step needs: those that it names, and before a step of the end all
+    /// others.
+    fn needs(&self, place: usize) -> Vec<usize> {
+        let step = &self.file.steps[place];
+        let named = step.needs.iter().chain(&step.on_failure);
+        let mut needs: Vec<usize> = named
+            .filter_map(|need| self.places.get(need.value.as_str()).copied())
+            .collect();
+        if step.finally {
+            let others = self.file.steps.iter().enumerate();
+            needs.extend(others.filter(|(_, other)| !other.finally).map(|(at, _)| at));
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        needs
+    }
+
     fn all_ancestors(&self, order: &[usize]) -> Vec<BTreeSet<usize>> {
         let mut sets = vec![BTreeSet::new(); order.len()];
         for place in order {
             let mut set = BTreeSet::new();
-            for need in &self.file.steps[*place].needs {
-                if let Some(at) = self.places.get(need.value.as_str()) {
-                    set.insert(*at);
-                    set.extend(sets[*at].iter().copied());
-                }
+            for at in self.needs(*place) {
+                set.insert(at);
+                set.extend(sets[at].iter().copied());
             }
             sets[*place] = set;
         }

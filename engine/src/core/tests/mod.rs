@@ -1,5 +1,6 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
+mod ends;
 mod flow;
 mod resources;
 mod served;
@@ -86,6 +87,8 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         valid_until: None,
         workflow: None,
         batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: crate::id::WorkflowName::new("one").unwrap(),

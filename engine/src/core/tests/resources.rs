@@ -73,6 +73,8 @@ fn graph(need: Value, priority: i32, valid_until: Option<u64>) -> Arc<Graph> {
             .map(|until| serde_json::from_value(json!(until.to_string())).expect("an expression")),
         workflow: None,
         batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: WorkflowName::new("loads").unwrap(),

@@ -600,7 +600,7 @@ fn one_bad_member_never_sinks_a_batch() {
     let mut stopped = 0;
     for fuse in 0..60 {
         let mut world = World::new();
-        let mut begin = |world: &mut World, id| {
+        let begin = |world: &mut World, id| {
             let run = world.start(&graph, id, id);
             world.settle();
             run

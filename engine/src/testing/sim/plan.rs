@@ -255,6 +255,8 @@ impl RunPlan {
                 valid_until: None,
                 workflow: None,
                 batch: None,
+                on_failure: Vec::new(),
+                finally: false,
             });
         }
         let mut data = GraphData {

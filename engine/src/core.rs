@@ -11,17 +11,20 @@ mod served;
 mod site;
 #[cfg(test)]
 mod tests;
+mod trigger;
 
 pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
 pub use served::{Delivery, Launch, run_of};
+pub use trigger::{Fire, policy};
 
 use admission::{Host, Place, Turn};
 use attempt::Limit;
 use request::{check_artifacts, check_params};
 use served::{Collector, Together};
+use trigger::Armed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -78,6 +81,8 @@ pub struct Core {
     /// Events of the site's entry that is being made.
     site_events: Vec<SiteEvent>,
     site_entries: Vec<SiteEntry>,
+    /// Workflows whose triggers are switched on.
+    armed: BTreeMap<WorkflowName, Armed>,
     runs: BTreeMap<RunId, Live>,
     /// Runs that contradict themselves; they are left alone, and nobody else is disturbed.
     damaged: BTreeMap<RunId, String>,
@@ -135,6 +140,7 @@ impl Core {
             site: SiteState::default(),
             site_events: Vec::new(),
             site_entries: Vec::new(),
+            armed: BTreeMap::new(),
             runs: BTreeMap::new(),
             damaged: BTreeMap::new(),
             keys: HashMap::new(),
@@ -339,6 +345,7 @@ impl Core {
     /// [`Core::take_site`].
     pub fn settle(&mut self, now: Now) -> Vec<Transition> {
         let at = *self.at.get_or_insert(now.wall_ms);
+        self.fire_due(now);
         let changed: Vec<RunId> = self.dirty.iter().cloned().collect();
         for run in &changed {
             self.decide_run(run, now);
@@ -652,7 +659,11 @@ pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
 fn dispatched(effect: &Effect) -> Option<&AttemptKey> {
     match effect {
         Effect::Dispatch(dispatch) => Some(&dispatch.key),
-        Effect::Stop { .. } | Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) => None,
+        Effect::Stop { .. }
+        | Effect::Attach { .. }
+        | Effect::Launch(_)
+        | Effect::Deliver(_)
+        | Effect::Fire(_) => None,
     }
 }
 

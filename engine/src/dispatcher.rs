@@ -15,18 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
 use crate::core::{
-    Core, Delivery, Dispatch, Effect, ExecutorView, Explanation, Fork, Launch, Refused, StartRun, Transition,
-    Verb, run_of,
+    Core, Delivery, Dispatch, Effect, ExecutorView, Explanation, Fire, Fork, Launch, Refused, StartRun,
+    Transition, Verb, run_of,
 };
 use crate::crash;
 use crate::event::{By, Entry, Output, Served};
 use crate::executor::{Executor, Job, News, Report, Reports};
 use crate::failure::Failure;
-use crate::id::{AttemptKey, RunId, StepName, Token};
+use crate::id::{AttemptKey, RunId, StepName, Token, WorkflowName};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
 use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
-use crate::site::{Hold, HoldKind, SiteState};
+use crate::site::{Enabled, Hold, HoldKind, SiteState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
 use payloads::Payloads;
@@ -75,6 +75,13 @@ enum Request {
     Operate(RunId, Verb, By, oneshot::Sender<Result<(), Refused>>),
     Hold(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
     Release(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
+    Enable(
+        Box<(Arc<Graph>, String)>,
+        By,
+        oneshot::Sender<Result<(), Refused>>,
+    ),
+    Disable(WorkflowName, By, oneshot::Sender<Result<(), Refused>>),
+    Triggers(oneshot::Sender<BTreeMap<WorkflowName, Enabled>>),
     Live(RunId, oneshot::Sender<LiveView>),
     Engine(oneshot::Sender<EngineView>),
 }
@@ -92,6 +99,7 @@ enum Internal {
     },
     Report(Report),
     Reports(Vec<Report>),
+    Fired(Box<Fire>, Result<BTreeMap<String, Value>, String>),
     /// A run's parameters and what its subject owns are read.
     Launched {
         launch: Box<Launch>,
@@ -240,6 +248,36 @@ impl Handle {
         Ok(self
             .ask(|reply| Request::Release(kind, name, by, reply))
             .await??)
+    }
+
+    /// Switches the triggers of a workflow on, as its file says now.
+    ///
+    /// # Errors
+    /// It has none, it lacks parameters, or no answer.
+    pub async fn enable_triggers(
+        &self,
+        graph: Arc<Graph>,
+        source: String,
+        by: By,
+    ) -> Result<(), RequestError> {
+        let what = Box::new((graph, source));
+        Ok(self.ask(|reply| Request::Enable(what, by, reply)).await??)
+    }
+
+    /// Switches the triggers of a workflow off.
+    ///
+    /// # Errors
+    /// They are not on, or no answer.
+    pub async fn disable_triggers(&self, workflow: WorkflowName, by: By) -> Result<(), RequestError> {
+        Ok(self.ask(|reply| Request::Disable(workflow, by, reply)).await??)
+    }
+
+    /// Workflows whose triggers are switched on, and what these did last.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn triggers(&self) -> Result<BTreeMap<WorkflowName, Enabled>, RequestError> {
+        self.ask(Request::Triggers).await
     }
 
     /// What is known about an open run beside its rows.
@@ -543,6 +581,18 @@ impl Dispatcher {
                 let answer = self.core.release(kind, name, by, now);
                 self.answer(answer, reply);
             }
+            Request::Enable(what, by, reply) => {
+                let (graph, source) = *what;
+                let answer = self.core.enable_triggers(graph, source, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Disable(workflow, by, reply) => {
+                let answer = self.core.disable_triggers(workflow, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Triggers(reply) => {
+                discard(reply.send(self.core.site().all_triggers().clone()));
+            }
             Request::Live(run, reply) => {
                 let view = LiveView {
                     progress: self.core.progress(&run),
@@ -637,6 +687,7 @@ impl Dispatcher {
             Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
             Internal::Report(report) => self.core.report(report, now),
             Internal::Fetched { executor, job } => self.start(&executor, *job),
+            Internal::Fired(fire, owned) => self.core.fire(&fire, owned, now),
             Internal::Reports(reports) => {
                 for report in reports {
                     self.take_report(report);
@@ -654,6 +705,7 @@ impl Dispatcher {
         match effect {
             Effect::Dispatch(dispatch) => self.dispatch(*dispatch),
             Effect::Launch(launch) => self.launch(*launch),
+            Effect::Fire(fire) => self.fire(*fire),
             Effect::Deliver(delivery) => self.deliver(*delivery),
             Effect::Stop { executor, key } if run_of(&executor).is_some() => {
                 self.core.stop_served(&executor, &key, self.clock.now());
@@ -713,6 +765,27 @@ impl Dispatcher {
                 artifacts: owned.map(|row| (row.kind, row.artifact)).collect(),
             };
             discard(back.send(internal).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    /// Reads what the subject of a run owns whose time has come.
+    fn fire(&mut self, fire: Fire) {
+        let (journal, registry) = (self.journal.clone(), self.registry.clone());
+        let back = self.internal_in.clone();
+        let task = async move {
+            let owned = match Core::subject_of(&registry, &fire.graph, &fire.params) {
+                Ok(subject) => journal
+                    .artifacts(&subject)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Err(refused) => Err(refused.to_string()),
+            };
+            let owned = owned.map(|rows| {
+                let rows = rows.into_iter().filter(|row| !row.artifact.is_null());
+                rows.map(|row| (row.kind, row.artifact)).collect()
+            });
+            discard(back.send(Internal::Fired(Box::new(fire), owned)).await);
         };
         drop(tokio::spawn(task));
     }

@@ -219,6 +219,8 @@ impl Stage {
             for effect in transition.effects {
                 match effect {
                     Effect::Dispatch(dispatch) => self.begin(*dispatch),
+                    // Triggers are not switched on here.
+                    Effect::Fire(_) => {}
                     Effect::Launch(launch) => {
                         let params = at_hand(launch.input.clone());
                         let owned = owned(&launch.graph);

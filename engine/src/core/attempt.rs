@@ -294,6 +294,7 @@ impl Core {
                 .into_iter()
                 .flatten()
                 .map(|(due, ..)| *due)
+                .chain(self.next_trigger())
                 .chain(self.collecting.values().map(|collector| collector.due))
                 .min(),
             limit.into_iter().chain(suspension).min(),

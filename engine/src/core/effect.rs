@@ -16,6 +16,8 @@ pub enum Effect {
     },
     /// Start the run that does a step's work, once its parameters and what its subject owns are read.
     Launch(Box<Launch>),
+    /// Start a run because its time has come, once what its subject owns is read.
+    Fire(Box<Fire>),
     /// Report what a run that has ended gives to the attempts whose work it did.
     Deliver(Box<Delivery>),
     /// Ask this executor whether it still has an attempt from before a restart.

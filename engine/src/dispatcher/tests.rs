@@ -318,6 +318,7 @@ fn graph() -> Arc<Graph> {
         rewinds: Vec::new(),
         children: Vec::new(),
         outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

@@ -75,6 +75,7 @@ impl SampleRun {
             }],
             children: Vec::new(),
             outputs: BTreeMap::new(),
+            triggers: Vec::new(),
         };
         let graph = Graph::new(data.clone()).expect("a graph");
         (

@@ -21,6 +21,15 @@ pub(super) struct WorkflowFile {
     pub(super) steps: Vec<StepDecl>,
     pub(super) rewinds: Vec<RewindDecl>,
     pub(super) outputs: Vec<(Sp<String>, Sp<String>)>,
+    pub(super) triggers: Vec<TriggerDecl>,
+}
+
+pub(super) struct TriggerDecl {
+    pub(super) span: Range<usize>,
+    pub(super) cron: Sp<String>,
+    pub(super) overlap: Option<Sp<String>>,
+    pub(super) catch_up: Option<Sp<String>>,
+    pub(super) params: Vec<(Sp<String>, Sp<serde_json::Value>)>,
 }
 
 pub(super) struct ParamDecl {
@@ -175,6 +184,7 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         }
     }
     let rewinds = read_rewinds(&root);
+    let triggers = read_triggers(&root);
     let outputs = root.table("outputs").map(read_outputs).unwrap_or_default();
     root.finish();
     WorkflowFile {
@@ -187,7 +197,31 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         steps,
         rewinds,
         outputs,
+        triggers,
     }
+}
+
+fn read_triggers(root: &Table<'_, '_>) -> Vec<TriggerDecl> {
+    let mut triggers = Vec::new();
+    for table in root.tables("trigger") {
+        let params = table.table("params").map(|params| {
+            let all = params.entries().into_iter();
+            all.map(|(name, value)| (name, Sp::new(to_json(value.get_ref()), value.span())))
+                .collect()
+        });
+        let cron = table.required_string("cron");
+        let (overlap, catch_up) = (table.string("overlap"), table.string("catch_up"));
+        let span = table.span();
+        table.finish();
+        triggers.extend(cron.map(|cron| TriggerDecl {
+            span,
+            cron,
+            overlap,
+            catch_up,
+            params: params.unwrap_or_default(),
+        }));
+    }
+    triggers
 }
 
 fn read_outputs(table: Table<'_, '_>) -> Vec<(Sp<String>, Sp<String>)> {
@@ -413,34 +447,17 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
 }
 
 fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
-    let complaints = root.complaints();
-    let Some(value) = root.get("rewind") else {
-        return Vec::new();
-    };
-    let Some(items) = value.get_ref().as_array() else {
-        let message = "`rewind` is a list of tables";
-        complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [[rewind]]"));
-        return Vec::new();
-    };
     let mut rewinds = Vec::new();
-    for item in items.iter() {
-        let Some(table) = item.get_ref().as_table() else {
-            complaints.add(Diagnostic::error(
-                "wrong_type",
-                item.span(),
-                "a rewind edge is a table",
-            ));
-            continue;
-        };
-        let table = Table::new("a rewind edge", item.span(), table, complaints);
+    for table in root.tables("rewind") {
         let on = table.required_string("on");
         let from = table.required_string("from");
         let to = table.required_string("to");
         let max = table.count("max", 100).map_or(3, |max| max.value);
+        let span = table.span();
         table.finish();
         if let (Some(on), Some(from), Some(to)) = (on, from, to) {
             rewinds.push(RewindDecl {
-                span: item.span(),
+                span,
                 on,
                 from,
                 to,

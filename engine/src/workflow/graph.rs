@@ -14,6 +14,7 @@ use crate::expression::Expression;
 use crate::failure::FailureClass;
 use crate::id::{StageName, StepName, WorkflowName};
 use crate::stage::Claim;
+use crate::trigger::TriggerSpec;
 
 /// A step's place in [`GraphData::steps`], which is in an order where needs come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub struct GraphData {
     /// What a run gives to the step that it was started for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, Source>,
+    /// When it starts by itself, once somebody switches that on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<TriggerSpec>,
 }
 
 /// A parameter.
@@ -463,6 +467,7 @@ impl Graph {
             rewinds: Vec::new(),
             children: Vec::new(),
             outputs: BTreeMap::new(),
+            triggers: Vec::new(),
         })
     }
 

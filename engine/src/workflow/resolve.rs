@@ -154,6 +154,7 @@ impl<'a> Resolver<'a> {
         }
         let rewinds = self.rewinds(&stages, &ix);
         let outputs = self.outputs(&stages, &ix);
+        let triggers = self.triggers(&params);
         // A step that could not be resolved may take any of them.
         if self.unsure.is_empty() && steps.len() == order.len() {
             self.unused_params(&steps);
@@ -178,6 +179,7 @@ impl<'a> Resolver<'a> {
             rewinds,
             children: parts,
             outputs,
+            triggers,
         };
         match Graph::new(data) {
             Ok(graph) => Some(graph),

@@ -150,7 +150,7 @@ impl Flow {
                         };
                         self.core.report(report, now);
                     }
-                    Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) => {
+                    Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
                         panic!("nothing was restored, and no run works for another")
                     }
                 }

@@ -101,6 +101,7 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         rewinds: Vec::new(),
         children: Vec::new(),
         outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

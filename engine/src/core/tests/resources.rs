@@ -92,6 +92,7 @@ fn graph(need: Value, priority: i32, valid_until: Option<u64>) -> Arc<Graph> {
         rewinds: Vec::new(),
         children: Vec::new(),
         outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

@@ -82,6 +82,7 @@ fn workflow(steps: &str) -> Arc<Graph> {
 struct World {
     core: Core,
     log: BTreeMap<RunId, (Arc<Graph>, Vec<Entry>)>,
+    site: Vec<SiteEntry>,
     jobs: Vec<Dispatch>,
     ms: u64,
     /// Boundaries left before it stops.
@@ -99,6 +100,7 @@ impl World {
         Self {
             core: new_core(1),
             log: BTreeMap::new(),
+            site: Vec::new(),
             jobs: Vec::new(),
             ms: 0,
             fuse: None,
@@ -132,6 +134,7 @@ impl World {
         self.stops += 1;
         self.jobs.clear();
         self.core = new_core(self.stops);
+        self.core.restore_site(&self.site).unwrap();
         for (run, (graph, entries)) in &self.log {
             let state = RunState::fold(run, graph, entries).unwrap();
             if !state.status.is_final() || !state.discarding.is_empty() {
@@ -146,12 +149,14 @@ impl World {
         loop {
             let now = self.now();
             let transitions = self.core.settle(now);
-            if transitions.is_empty() {
+            let site = self.core.take_site();
+            if transitions.is_empty() && site.is_empty() {
                 return;
             }
             if self.stops_here() {
                 continue;
             }
+            self.site.extend(site);
             let mut effects = Vec::new();
             for transition in transitions {
                 if let Some(append) = transition.append {
@@ -184,6 +189,7 @@ impl World {
                 self.core.launch(&launch, Ok(params), BTreeMap::new(), now);
             }
             Effect::Deliver(delivery) => self.deliver(*delivery),
+            Effect::Fire(fire) => self.core.fire(&fire, Ok(BTreeMap::new()), now),
             Effect::Stop { executor, key } if run_of(&executor).is_some() => {
                 self.core.stop_served(&executor, &key, now);
             }
@@ -673,5 +679,127 @@ fn leaving_a_batch_drops_only_ones_own_result_and_a_cancelled_batch_is_collected
             (state.status, state.step(StepIx(0)).charged),
             (RunStatus::Succeeded, 0)
         );
+    }
+}
+
+fn triggered(trigger: &str) -> Arc<Graph> {
+    workflow(&format!(
+        "[[trigger]]\n{trigger}\nparams = {{ id = 1, number = 2 }}\n\
+         [steps.look]\nwait = {{ approval = \"look\" }}\n[steps.double]\nneeds = [\"look\"]\n"
+    ))
+}
+
+impl World {
+    fn pass(&mut self, ms: u64) {
+        self.ms += ms;
+        self.core.tick(at(self.ms));
+        self.settle();
+    }
+
+    /// Ends the open runs.
+    fn end_all(&mut self) {
+        for run in self.core.runs.keys().cloned().collect::<Vec<_>>() {
+            let now = self.now();
+            self.core.operate(&run, Verb::Cancel, By::default(), now).unwrap();
+        }
+        self.settle();
+    }
+}
+
+/// Ten seconds a time; at(0) is a full ten seconds.
+fn begin_trigger(trigger: &str) -> World {
+    begin_cron(&format!("cron = \"*/10 * * * * *\"\n{trigger}"))
+}
+
+fn begin_cron(trigger: &str) -> World {
+    let graph = triggered(trigger);
+    let mut world = World::new();
+    let now = world.now();
+    world
+        .core
+        .enable_triggers(graph, String::new(), By::default(), now)
+        .unwrap();
+    world.settle();
+    world
+}
+
+#[test]
+fn a_trigger_starts_a_run_when_its_time_has_come_and_only_then() {
+    let mut world = begin_trigger("overlap = \"allow\"");
+    assert_eq!(world.core.next_due().0, Some(at(10_000).wall_ms));
+    world.pass(9_999);
+    assert_eq!(world.log.len(), 0);
+    world.pass(1);
+    assert_eq!(world.log.len(), 1);
+    world.pass(0);
+    world.end_all();
+    world.pass(9_999);
+    assert_eq!(world.log.len(), 1);
+    world.pass(1);
+    assert_eq!(world.log.len(), 2);
+    let name = WorkflowName::new("main").unwrap();
+    let now = world.now();
+    world
+        .core
+        .disable_triggers(name.clone(), By::default(), now)
+        .unwrap();
+    world.pass(100_000);
+    assert_eq!(world.log.len(), 2);
+    assert!(world.core.disable_triggers(name, By::default(), now).is_err());
+}
+
+#[test]
+fn an_open_run_keeps_the_next_one_as_the_file_says() {
+    let runs = |trigger: &str| {
+        let mut world = begin_trigger(trigger);
+        for _ in 0..3 {
+            world.pass(10_000);
+        }
+        let open = world.log.len();
+        world.end_all();
+        world.pass(1);
+        let (after, name) = (world.log.len(), WorkflowName::new("main").unwrap());
+        let last = world.core.site().triggers(&name).unwrap().last[&0].clone();
+        (open, after, last)
+    };
+    let (open, after, last) = runs("overlap = \"skip\"");
+    assert_eq!((open, after, last.missed), (1, 1, 2));
+    assert!(last.skipped.unwrap().contains("was still open"));
+    let (open, after, last) = runs("overlap = \"wait\"");
+    assert_eq!(
+        (open, after, last.missed),
+        (1, 2, 1),
+        "the last of the times that passed"
+    );
+    let (open, after, _) = runs("overlap = \"wait\"\ncatch_up = \"all\"");
+    assert_eq!((open, after), (1, 2), "the next of them");
+    let (open, _, last) = runs("overlap = \"allow\"");
+    // The subject is claimed by one run at a time all the same.
+    assert_eq!(open, 1);
+    assert!(last.skipped.unwrap().contains("in use"));
+}
+
+#[test]
+fn times_that_passed_while_it_was_away_are_caught_up_on_once() {
+    for (trigger, wanted) in [
+        ("catch_up = \"one\"", 1),
+        ("catch_up = \"none\"", 0),
+        ("catch_up = \"all\"\noverlap = \"wait\"", 1),
+    ] {
+        let world = begin_cron(&format!("cron = \"0 * * * *\"\n{trigger}"));
+        let site = world.site.clone();
+        // The daemon is away for a while, and is killed at every boundary when it is back.
+        for fuse in 0..4 {
+            let mut world = World::new();
+            world.core.restore_site(&site).unwrap();
+            world.site = site.clone();
+            // Half past five.
+            world.ms = 11 * 1_800_000 - at(0).wall_ms;
+            world.fuse = Some(fuse);
+            for _ in 0..3 {
+                world.pass(0);
+            }
+            assert_eq!(world.log.len(), wanted, "{trigger} {fuse}");
+        }
     }
 }

@@ -275,6 +275,7 @@ impl RunPlan {
             rewinds: Vec::new(),
             children: Vec::new(),
             outputs: BTreeMap::new(),
+            triggers: Vec::new(),
         };
         let plain = Graph::new(data.clone()).unwrap();
         let mut seen = BTreeSet::new();

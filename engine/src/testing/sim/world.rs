@@ -415,7 +415,9 @@ impl<'p> World<'p> {
     fn carry_out(&mut self, effect: Effect) -> Result<(), String> {
         let now = self.now();
         match effect {
-            Effect::Launch(_) | Effect::Deliver(_) => return Err("no run here works for another".to_owned()),
+            Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
+                return Err("no run here works for another".to_owned());
+            }
             Effect::Dispatch(dispatch) => {
                 let Dispatch { key, token, .. } = &*dispatch;
                 let ledger = &self

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use super::*;
 use crate::id::StageName;
+use crate::trigger::TriggerSpec;
 use crate::workflow::graph::BatchSpec;
 use crate::workflow::{Library, load_within};
 
@@ -275,5 +276,75 @@ impl Resolver<'_> {
             outputs.insert(name.value.clone(), source);
         }
         outputs
+    }
+
+    /// When the workflow starts by itself.
+    pub(super) fn triggers(&mut self, params: &[ParamSpec]) -> Vec<TriggerSpec> {
+        let mut triggers = Vec::new();
+        for decl in &self.file.triggers {
+            if let Err(why) = TriggerSpec::check(&decl.cron.value) {
+                let hint = "for example \"30 */6 * * *\": half past every sixth hour, UTC".to_owned();
+                self.error("bad_cron", &decl.cron.span, why, Some(hint));
+            }
+            let overlap = self.word(&decl.overlap, "overlap", ["skip", "wait", "allow"]);
+            let catch_up = self.word(&decl.catch_up, "catch_up", ["one", "none", "all"]);
+            let mut given = serde_json::Map::new();
+            for (name, value) in &decl.params {
+                let Some(param) = params.iter().find(|param| param.name == name.value) else {
+                    let hint = did_you_mean(&name.value, params.iter().map(|param| param.name.as_str()));
+                    let message = format!("there is no parameter `{}`", name.value);
+                    self.error("unknown_param", &name.span, message, hint);
+                    continue;
+                };
+                match self
+                    .registry
+                    .param_type(&param.ty)
+                    .map(|ty| ty.normalise(value.value.clone()))
+                {
+                    Some(Err(why)) => {
+                        let message = format!("`{}` is a {}: {why}", param.name, param.ty);
+                        self.error("wrong_type", &value.span, message, None);
+                    }
+                    _ => drop(given.insert(param.name.clone(), value.value.clone())),
+                }
+            }
+            let missing = params.iter().filter(|param| {
+                let needless = param.default.is_some() || param.ty.ends_with('?');
+                !needless && decl.params.iter().all(|(name, _)| name.value != param.name)
+            });
+            for param in missing {
+                let message = format!("the trigger does not say what `{}` is", param.name);
+                let hint = format!(
+                    "add params = {{ {} = … }}, or give the parameter a default",
+                    param.name
+                );
+                self.error("missing_param", &decl.span, message, Some(hint));
+            }
+            triggers.push(TriggerSpec {
+                cron: decl.cron.value.clone(),
+                overlap: overlap.unwrap_or_default(),
+                catch_up: catch_up.unwrap_or_default(),
+                params: serde_json::Value::Object(given),
+            });
+        }
+        triggers
+    }
+
+    /// One of a few words, the first of which is what is meant when nothing is said.
+    fn word<T: serde::de::DeserializeOwned>(
+        &mut self,
+        text: &Option<Sp<String>>,
+        key: &str,
+        words: [&str; 3],
+    ) -> Option<T> {
+        let text = text.as_ref()?;
+        let found = serde_json::from_value(serde_json::Value::String(text.value.clone())).ok();
+        if found.is_none() {
+            let hint = did_you_mean(&text.value, words);
+            let hint = hint.or_else(|| Some(format!("use {}", words.join(", "))));
+            let message = format!("`{}` is nothing that `{key}` can be", text.value);
+            self.error("wrong_value", &text.span, message, hint);
+        }
+        found
     }
 }

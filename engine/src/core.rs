@@ -7,17 +7,24 @@ mod attempt;
 mod effect;
 mod explain;
 mod request;
+mod served;
 mod site;
 #[cfg(test)]
 mod tests;
+mod trigger;
 
 pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
+pub use served::{Delivery, Launch, run_of};
+pub use trigger::{Fire, policy};
 
 use admission::{Host, Place, Turn};
 use attempt::Limit;
+use request::{check_artifacts, check_params};
+use served::{Collector, Together};
+use trigger::Armed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -74,6 +81,8 @@ pub struct Core {
     /// Events of the site's entry that is being made.
     site_events: Vec<SiteEvent>,
     site_entries: Vec<SiteEntry>,
+    /// Workflows whose triggers are switched on.
+    armed: BTreeMap<WorkflowName, Armed>,
     runs: BTreeMap<RunId, Live>,
     /// Runs that contradict themselves; they are left alone, and nobody else is disturbed.
     damaged: BTreeMap<RunId, String>,
@@ -87,6 +96,12 @@ pub struct Core {
     /// Attempt limits by monotonic clock.
     limits: BTreeSet<(u64, AttemptKey, Limit)>,
     orphans: BTreeMap<AttemptKey, Orphan>,
+    /// Steps whose own runs are being started, with their visits.
+    launching: BTreeSet<(RunId, StepIx, u32)>,
+    /// Runs with steps whose own runs wait for a subject.
+    queued: HashMap<Subject, BTreeSet<RunId>>,
+    /// Steps that wait to be made together.
+    collecting: BTreeMap<Together, Collector>,
     /// Effects that belong to no open run.
     stray: Vec<Effect>,
     seed: [u8; 32],
@@ -125,6 +140,7 @@ impl Core {
             site: SiteState::default(),
             site_events: Vec::new(),
             site_entries: Vec::new(),
+            armed: BTreeMap::new(),
             runs: BTreeMap::new(),
             damaged: BTreeMap::new(),
             keys: HashMap::new(),
@@ -134,6 +150,9 @@ impl Core {
             timers: BTreeSet::new(),
             limits: BTreeSet::new(),
             orphans: BTreeMap::new(),
+            launching: BTreeSet::new(),
+            queued: HashMap::new(),
+            collecting: BTreeMap::new(),
             stray: Vec::new(),
             seed,
             drawn: 0,
@@ -326,8 +345,19 @@ impl Core {
     /// [`Core::take_site`].
     pub fn settle(&mut self, now: Now) -> Vec<Transition> {
         let at = *self.at.get_or_insert(now.wall_ms);
+        self.fire_due(now);
         let changed: Vec<RunId> = self.dirty.iter().cloned().collect();
         for run in &changed {
+            self.decide_run(run, now);
+        }
+        self.close_batches(now);
+        let new: Vec<RunId> = self
+            .dirty
+            .iter()
+            .filter(|run| !changed.contains(run))
+            .cloned()
+            .collect();
+        for run in &new {
             self.decide_run(run, now);
         }
         self.admit(now);
@@ -366,6 +396,8 @@ impl Core {
                             | Event::StepJudged { .. }
                             | Event::ItemsListed { .. }
                             | Event::RunPaused { .. }
+                            | Event::StepGivenUp { .. }
+                            | Event::RunClosing
                             | Event::RunFinished { .. }
                     );
                     events.push(event);
@@ -390,7 +422,16 @@ impl Core {
         let name = |ix: &StepIx| live.state.name(*ix);
         match command {
             Command::Start(ix) => {
-                let stage = live.state.spec(*ix).stage.as_ref()?.name.clone();
+                let spec = live.state.spec(*ix);
+                if spec.workflow.is_some() {
+                    self.ask_launch(run, *ix);
+                    return None;
+                }
+                if spec.batch.is_some() {
+                    self.collect(run, *ix);
+                    return None;
+                }
+                let stage = spec.stage.as_ref()?.name.clone();
                 let turn = Turn::of(&live.state, *ix);
                 self.ready.entry(stage).or_default().insert(turn);
                 None
@@ -472,6 +513,15 @@ impl Core {
                 self.stop_from(run, to);
                 Some(event)
             }
+            Command::GiveUp(ix, reason) => {
+                let event = Event::StepGivenUp {
+                    step: name(ix),
+                    reason: reason.clone(),
+                };
+                self.stop_one(run, *ix);
+                Some(event)
+            }
+            Command::Close => Some(Event::RunClosing),
             Command::Pause(reason) => Some(Event::RunPaused {
                 reason: reason.clone(),
             }),
@@ -523,7 +573,7 @@ impl Core {
     /// Ends the entry that a run's changes make.
     fn seal(&mut self, run: &RunId, at: u64) -> Option<Transition> {
         let live = self.runs.get_mut(run)?;
-        let effects = std::mem::take(&mut live.effects);
+        let mut effects = std::mem::take(&mut live.effects);
         let events = std::mem::take(&mut live.events);
         if events.is_empty() {
             return if effects.is_empty() {
@@ -545,6 +595,7 @@ impl Core {
         };
         let steps = touched.into_iter().map(|ix| step_row(state, ix)).collect();
         let artifacts = accepted_artifacts(state, &entry);
+        effects.extend(served::delivery(state, &entry.events));
         let graph = live
             .graph_source
             .take()
@@ -564,6 +615,9 @@ impl Core {
                     self.claims.remove(&subject);
                 }
             }
+            // Steps whose own runs wait for the subject may try again.
+            self.dirty
+                .extend(self.queued.remove(&subject).unwrap_or_default());
             let done = self.runs.remove(run);
             for (ix, at) in done.map(|live| live.armed).unwrap_or_default() {
                 self.timers.remove(&(at, run.clone(), ix));
@@ -598,14 +652,18 @@ pub fn accepted_artifacts(state: &RunState, entry: &Entry) -> Vec<ArtifactRow> {
         artifact,
         run: state.id.clone(),
     };
-    state.artifacts().into_iter().map(row).collect()
+    state.own_artifacts().into_iter().map(row).collect()
 }
 
 /// The attempt that an effect hands out.
 fn dispatched(effect: &Effect) -> Option<&AttemptKey> {
     match effect {
         Effect::Dispatch(dispatch) => Some(&dispatch.key),
-        Effect::Stop { .. } | Effect::Attach { .. } => None,
+        Effect::Stop { .. }
+        | Effect::Attach { .. }
+        | Effect::Launch(_)
+        | Effect::Deliver(_)
+        | Effect::Fire(_) => None,
     }
 }
 

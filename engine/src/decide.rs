@@ -34,6 +34,10 @@ pub enum Command {
     Pass(StepIx),
     /// Take this way back (its place in the graph). Answered by `Rewound`.
     Rewind(usize),
+    /// The step failed for good, which another one handles. Answered by `StepGivenUp`.
+    GiveUp(StepIx, PauseReason),
+    /// Begin what is done at the end of a run that is cancelled. Answered by `RunClosing`.
+    Close,
     /// Stop starting things. Answered by `RunPaused`.
     Pause(PauseReason),
     /// The run is over. Answered by `RunFinished`.
@@ -46,11 +50,23 @@ pub fn decide(run: &RunState) -> Vec<Command> {
     let mut commands = Vec::new();
     match run.status {
         RunStatus::Succeeded | RunStatus::Cancelled => {}
+        RunStatus::Cancelling if run.closing => {
+            for ix in run.frontier() {
+                commands.extend(step(run, ix));
+            }
+            if run.all_done() && run.discarding.is_empty() {
+                commands.push(Command::Finish(RunEnd::Cancelled));
+            }
+        }
         RunStatus::Cancelling => {
             let running = run.frontier().filter(|ix| run.step(*ix).current.is_some());
             commands.extend(running.map(Command::Stop));
             if commands.is_empty() && run.discarding.is_empty() {
-                commands.push(Command::Finish(RunEnd::Cancelled));
+                commands.push(if run.graph.has_finally() {
+                    Command::Close
+                } else {
+                    Command::Finish(RunEnd::Cancelled)
+                });
             }
         }
         RunStatus::Running | RunStatus::Paused => {
@@ -69,7 +85,7 @@ pub fn decide(run: &RunState) -> Vec<Command> {
 fn step(run: &RunState, ix: StepIx) -> Option<Command> {
     let state = run.step(ix);
     let spec = run.spec(ix);
-    let starts = run.status == RunStatus::Running;
+    let starts = run.may_start(ix);
     match state.status {
         // What was superseded may still write where the next attempt would.
         StepStatus::Ready if !starts || !run.discarding.is_empty() => None,
@@ -83,7 +99,7 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
                 Ok(count) => Command::List(ix, count),
                 Err(why) => puzzled(run, ix, why),
             },
-            _ if spec.stage.is_none() => Command::Pass(ix),
+            _ if !spec.works() => Command::Pass(ix),
             _ => Command::Start(ix),
         }),
         // A step with items runs as long as they do.
@@ -93,7 +109,17 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
             _ => Command::Arm(ix, wake.clone()),
         }),
         StepStatus::Failed => {
-            failed(run, ix).filter(|command| starts || !matches!(command, Command::Pause(_)))
+            let handled = run.closing || run.graph.handles_failure_of(run.base(ix));
+            match failed(run, ix) {
+                Some(Command::Pause(reason)) if handled => Some(Command::GiveUp(run.base(ix), reason)),
+                Some(Command::Pause(_)) if !starts => None,
+                // There is nothing to go back to.
+                Some(Command::Rewind(_)) if run.closing => run.step(ix).failure.clone().map(|failure| {
+                    let step = run.name(ix);
+                    Command::GiveUp(run.base(ix), PauseReason::Failed { step, failure })
+                }),
+                command => command,
+            }
         }
         StepStatus::Pending | StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => None,
     }

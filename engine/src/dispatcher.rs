@@ -15,17 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
 use crate::core::{
-    Core, Dispatch, Effect, ExecutorView, Explanation, Fork, Refused, StartRun, Transition, Verb,
+    Core, Delivery, Dispatch, Effect, ExecutorView, Explanation, Fire, Fork, Launch, Refused, StartRun,
+    Transition, Verb, run_of,
 };
 use crate::crash;
-use crate::event::{By, Entry, Output};
+use crate::event::{By, Entry, Output, Served};
 use crate::executor::{Executor, Job, News, Report, Reports};
 use crate::failure::Failure;
-use crate::id::{AttemptKey, RunId, StepName, Token};
+use crate::id::{AttemptKey, RunId, StepName, Token, WorkflowName};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
 use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
-use crate::site::{Hold, HoldKind, SiteState};
+use crate::site::{Enabled, Hold, HoldKind, SiteState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
 use payloads::Payloads;
@@ -74,6 +75,13 @@ enum Request {
     Operate(RunId, Verb, By, oneshot::Sender<Result<(), Refused>>),
     Hold(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
     Release(HoldKind, String, By, oneshot::Sender<Result<(), Refused>>),
+    Enable(
+        Box<(Arc<Graph>, String)>,
+        By,
+        oneshot::Sender<Result<(), Refused>>,
+    ),
+    Disable(WorkflowName, By, oneshot::Sender<Result<(), Refused>>),
+    Triggers(oneshot::Sender<BTreeMap<WorkflowName, Enabled>>),
     Live(RunId, oneshot::Sender<LiveView>),
     Engine(oneshot::Sender<EngineView>),
 }
@@ -90,6 +98,14 @@ enum Internal {
         job: Box<Job>,
     },
     Report(Report),
+    Reports(Vec<Report>),
+    Fired(Box<Fire>, Result<BTreeMap<String, Value>, String>),
+    /// A run's parameters and what its subject owns are read.
+    Launched {
+        launch: Box<Launch>,
+        params: Result<Value, String>,
+        artifacts: BTreeMap<String, Value>,
+    },
 }
 
 /// A run that is to be started.
@@ -203,26 +219,7 @@ impl Handle {
     /// # Errors
     /// No such run, or its journal cannot be read or contradicts itself.
     pub async fn state_of(&self, run: &RunId) -> Result<(RunState, String), RequestError> {
-        let none = || RequestError::Refused(Refused::NoRun(run.clone()));
-        let row = self.journal.run(run).await?.ok_or_else(none)?;
-        let damaged = |why: String| {
-            let run = run.clone();
-            RequestError::Refused(Refused::Damaged { run, why })
-        };
-        let stored = self.journal.graph(&row.graph).await?;
-        let stored = stored.ok_or_else(|| damaged("its graph is missing".to_owned()))?;
-        let graph = Graph::new(stored.data).map_err(damaged)?;
-        let mut entries = Vec::new();
-        loop {
-            let from = entries.len() as u64 + 1;
-            let more = self.journal.entries(run, from, 1000).await?;
-            if more.is_empty() {
-                break;
-            }
-            entries.extend(more);
-        }
-        let state = RunState::fold(run, &Arc::new(graph), &entries);
-        Ok((state.map_err(|error| damaged(error.to_string()))?, stored.source))
+        read_run(&*self.journal, run).await
     }
 
     /// Asks something of a run. When this returns, the request is durable.
@@ -251,6 +248,36 @@ impl Handle {
         Ok(self
             .ask(|reply| Request::Release(kind, name, by, reply))
             .await??)
+    }
+
+    /// Switches the triggers of a workflow on, as its file says now.
+    ///
+    /// # Errors
+    /// It has none, it lacks parameters, or no answer.
+    pub async fn enable_triggers(
+        &self,
+        graph: Arc<Graph>,
+        source: String,
+        by: By,
+    ) -> Result<(), RequestError> {
+        let what = Box::new((graph, source));
+        Ok(self.ask(|reply| Request::Enable(what, by, reply)).await??)
+    }
+
+    /// Switches the triggers of a workflow off.
+    ///
+    /// # Errors
+    /// They are not on, or no answer.
+    pub async fn disable_triggers(&self, workflow: WorkflowName, by: By) -> Result<(), RequestError> {
+        Ok(self.ask(|reply| Request::Disable(workflow, by, reply)).await??)
+    }
+
+    /// Workflows whose triggers are switched on, and what these did last.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn triggers(&self) -> Result<BTreeMap<WorkflowName, Enabled>, RequestError> {
+        self.ask(Request::Triggers).await
     }
 
     /// What is known about an open run beside its rows.
@@ -389,6 +416,22 @@ async fn replay(
     Ok(entries.and_then(|entries| {
         RunState::fold(&row.run, &graphs[hash], &entries).map_err(|error| error.to_string())
     }))
+}
+
+/// The state of a run, folded from its journal, and the text of its workflow file.
+async fn read_run(journal: &dyn Journal, run: &RunId) -> Result<(RunState, String), RequestError> {
+    let none = || RequestError::Refused(Refused::NoRun(run.clone()));
+    let row = journal.run(run).await?.ok_or_else(none)?;
+    let damaged = |why: String| {
+        let run = run.clone();
+        RequestError::Refused(Refused::Damaged { run, why })
+    };
+    let stored = journal.graph(&row.graph).await?;
+    let stored = stored.ok_or_else(|| damaged("its graph is missing".to_owned()))?;
+    let graph = Graph::new(stored.data).map_err(damaged)?;
+    let entries = all_entries(journal, run).await?;
+    let state = RunState::fold(run, &Arc::new(graph), &entries);
+    Ok((state.map_err(|error| damaged(error.to_string()))?, stored.source))
 }
 
 /// All entries of a run, read in pieces.
@@ -538,6 +581,18 @@ impl Dispatcher {
                 let answer = self.core.release(kind, name, by, now);
                 self.answer(answer, reply);
             }
+            Request::Enable(what, by, reply) => {
+                let (graph, source) = *what;
+                let answer = self.core.enable_triggers(graph, source, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Disable(workflow, by, reply) => {
+                let answer = self.core.disable_triggers(workflow, by, now);
+                self.answer(answer, reply);
+            }
+            Request::Triggers(reply) => {
+                discard(reply.send(self.core.site().all_triggers().clone()));
+            }
             Request::Live(run, reply) => {
                 let view = LiveView {
                     progress: self.core.progress(&run),
@@ -632,12 +687,32 @@ impl Dispatcher {
             Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
             Internal::Report(report) => self.core.report(report, now),
             Internal::Fetched { executor, job } => self.start(&executor, *job),
+            Internal::Fired(fire, owned) => self.core.fire(&fire, owned, now),
+            Internal::Reports(reports) => {
+                for report in reports {
+                    self.take_report(report);
+                }
+            }
+            Internal::Launched {
+                launch,
+                params,
+                artifacts,
+            } => self.core.launch(&launch, params, artifacts, now),
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Dispatch(dispatch) => self.dispatch(*dispatch),
+            Effect::Launch(launch) => self.launch(*launch),
+            Effect::Fire(fire) => self.fire(*fire),
+            Effect::Deliver(delivery) => self.deliver(*delivery),
+            Effect::Stop { executor, key } if run_of(&executor).is_some() => {
+                self.core.stop_served(&executor, &key, self.clock.now());
+            }
+            Effect::Attach { executor, key, token } if run_of(&executor).is_some() => {
+                self.attach_run(&executor, Served { key, token });
+            }
             Effect::Stop { executor, key } => {
                 if let Some(executor) = self.executors.get(&executor) {
                     executor.stop(&key);
@@ -661,6 +736,111 @@ impl Dispatcher {
         }
     }
 
+    /// Reads what the run of a step needs to start.
+    fn launch(&mut self, launch: Launch) {
+        let (payloads, journal) = (self.payloads.clone(), self.journal.clone());
+        let (registry, back) = (self.registry.clone(), self.internal_in.clone());
+        let task = async move {
+            let params = payloads.fill(launch.input.clone()).await.map(Value::Object);
+            let subject = params
+                .as_ref()
+                .ok()
+                .and_then(|params| Core::subject_of(&registry, &launch.graph, params).ok());
+            let owned = match &subject {
+                Some(subject) => journal
+                    .artifacts(subject)
+                    .await
+                    .map_err(|error| error.to_string()),
+                // What is wrong with the parameters is said when it is started.
+                None => Ok(Vec::new()),
+            };
+            let (params, owned) = match owned {
+                Ok(owned) => (params, owned),
+                Err(why) => (Err(why), Vec::new()),
+            };
+            let owned = owned.into_iter().filter(|row| !row.artifact.is_null());
+            let internal = Internal::Launched {
+                launch: Box::new(launch),
+                params,
+                artifacts: owned.map(|row| (row.kind, row.artifact)).collect(),
+            };
+            discard(back.send(internal).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    /// Reads what the subject of a run owns whose time has come.
+    fn fire(&mut self, fire: Fire) {
+        let (journal, registry) = (self.journal.clone(), self.registry.clone());
+        let back = self.internal_in.clone();
+        let task = async move {
+            let owned = match Core::subject_of(&registry, &fire.graph, &fire.params) {
+                Ok(subject) => journal
+                    .artifacts(&subject)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Err(refused) => Err(refused.to_string()),
+            };
+            let owned = owned.map(|rows| {
+                let rows = rows.into_iter().filter(|row| !row.artifact.is_null());
+                rows.map(|row| (row.kind, row.artifact)).collect()
+            });
+            discard(back.send(Internal::Fired(Box::new(fire), owned)).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    /// Reports what a run that has ended gives.
+    fn deliver(&mut self, delivery: Delivery) {
+        let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
+        let task = async move {
+            let values = match &delivery.result {
+                Ok(given) => payloads.fill(given.clone()).await.map(Value::Object),
+                Err(_) => Ok(Value::Null),
+            };
+            discard(back.send(Internal::Reports(delivery.reports(values))).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
+    /// After a restart: a run that does an attempt's work is open, or has ended and its end was not told.
+    fn attach_run(&mut self, executor: &str, served: Served) {
+        if self.core.serves(executor) {
+            return;
+        }
+        let Some(run) = run_of(executor) else { return };
+        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
+        let payloads = self.payloads.clone();
+        let task = async move {
+            let told = match read_run(&*journal, &run).await {
+                Ok((state, _)) => Delivery::of(&state),
+                Err(error) => {
+                    tracing::warn!(%run, %error, "what it gave cannot be read");
+                    None
+                }
+            };
+            let reports = match told {
+                Some(delivery) => {
+                    let values = match &delivery.result {
+                        Ok(given) => payloads.fill(given.clone()).await.map(Value::Object),
+                        Err(_) => Ok(Value::Null),
+                    };
+                    let mut reports = delivery.reports(values);
+                    reports.retain(|report| report.key == served.key && report.token == served.token);
+                    reports
+                }
+                None => {
+                    let why = format!("{run}, which did its work, is not there any more");
+                    let Served { key, token } = served;
+                    let news = News::Lost(why);
+                    vec![Report { key, token, news }]
+                }
+            };
+            discard(back.send(Internal::Reports(reports)).await);
+        };
+        drop(tokio::spawn(task));
+    }
+
     fn dispatch(&mut self, dispatch: Dispatch) {
         let Dispatch {
             executor,
@@ -668,6 +848,7 @@ impl Dispatcher {
             token,
             subject,
             stage,
+            many,
             input,
             held,
         } = dispatch;
@@ -676,6 +857,7 @@ impl Dispatcher {
             token,
             subject,
             stage,
+            many,
             input: Value::Object(values),
             held,
         };

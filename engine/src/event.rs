@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::id::{RunId, StepName, Subject, Token, WorkflowName};
+use crate::id::{AttemptKey, RunId, StepName, Subject, Token, WorkflowName};
 use crate::resource::Resources;
 use crate::stage::Wake;
 
@@ -139,6 +139,15 @@ pub enum RunEnd {
     Cancelled,
 }
 
+/// An attempt whose work a run does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The attempt.
+    pub key: AttemptKey,
+    /// Its fence.
+    pub token: Token,
+}
+
 /// Something that happened to a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -162,6 +171,12 @@ pub enum Event {
         /// Its priority, if it is not the workflow's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         priority: Option<i32>,
+        /// The attempt of another run's step whose work it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<Served>,
+        /// The attempts of other runs' steps whose work it does together: it is a batch.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Served>,
         /// Who started it.
         by: By,
     },
@@ -277,6 +292,15 @@ pub enum Event {
         /// The step.
         step: StepName,
     },
+    /// A step failed for good, and another step of the run handles that: the run goes on.
+    StepGivenUp {
+        /// The step.
+        step: StepName,
+        /// What would have paused the run.
+        reason: PauseReason,
+    },
+    /// The attempts of a run that is cancelled have ended; what is done at the end of a run begins.
+    RunClosing,
     /// Somebody left a step out.
     StepSkipped {
         /// The step, or an item of it.

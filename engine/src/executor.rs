@@ -106,6 +106,8 @@ pub struct Job {
     pub subject: Subject,
     /// The stage.
     pub stage: StageName,
+    /// Whether the input is that of many members of a batch: see [`crate::stage::BatchStage`].
+    pub many: bool,
     /// Its input.
     pub input: Value,
     /// What it may hold.

@@ -27,4 +27,5 @@ pub mod site;
 pub mod stage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trigger;
 pub mod workflow;

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Now;
-use crate::core::{Core, Dispatch, Effect, Refused, StartRun, Verb};
+use crate::core::{Core, Dispatch, Effect, Refused, StartRun, Verb, run_of};
 use crate::event::{By, Event};
 use crate::executor::{ExecutorSpec, News, Report};
 use crate::failure::{Failure, FailureClass};
 use crate::id::{RunId, StepName};
-use crate::run::{RunState, RunStatus, StepStatus};
-use crate::stage::{Outcome, StageRegistry, Wake};
+use crate::journal::Append;
+use crate::run::{InputValue, RunState, RunStatus, StepStatus};
+use crate::stage::{Outcome, StageRegistry, Verdict, Wake};
 use crate::workflow::{Graph, Source};
 
 /// What is pretended.
@@ -78,6 +79,8 @@ struct Stage {
     began: u64,
     failed: BTreeMap<String, usize>,
     state: Option<RunState>,
+    /// Runs that do the work of its steps.
+    others: BTreeMap<RunId, RunState>,
     graph: Arc<Graph>,
     seen: BTreeMap<StepName, Seen>,
 }
@@ -101,14 +104,7 @@ pub fn rehearse(
     script: Script,
 ) -> Result<Rehearsal, Refused> {
     let mut core = Core::new(registry.clone(), executors, [0; 32]);
-    let mut artifacts = BTreeMap::new();
-    for (_, step) in graph.steps() {
-        for source in step.inputs.values() {
-            if let Source::Subject { kind, .. } = source {
-                artifacts.insert(kind.clone(), pretend("artifact", kind, 0));
-            }
-        }
-    }
+    let artifacts = owned(graph);
     let start = StartRun {
         graph: graph.clone(),
         source: String::new(),
@@ -130,11 +126,36 @@ pub fn rehearse(
         began: 0,
         failed: BTreeMap::new(),
         state: None,
+        others: BTreeMap::new(),
         graph: graph.clone(),
         seen: BTreeMap::new(),
     };
     stage.play();
     Ok(stage.told())
+}
+
+/// What the subject of a workflow is pretended to own.
+fn owned(graph: &Graph) -> BTreeMap<String, Value> {
+    let mut artifacts = BTreeMap::new();
+    for (_, step) in graph.steps() {
+        for source in step.inputs.values() {
+            if let Source::Subject { kind, .. } = source {
+                artifacts.insert(kind.clone(), pretend("artifact", kind, 0));
+            }
+        }
+    }
+    artifacts
+}
+
+/// Values that are all at hand: nothing is stored in a rehearsal.
+fn at_hand(values: BTreeMap<String, InputValue>) -> Result<Value, String> {
+    let values = InputValue::Fields(values).at_hand();
+    let values = values.ok_or_else(|| "a value is not at hand".to_owned())?;
+    let Value::Object(mut fields) = values else {
+        return Ok(values);
+    };
+    fields.retain(|_, value| !value.is_null());
+    Ok(Value::Object(fields))
 }
 
 fn now(ms: u64) -> Now {
@@ -178,7 +199,14 @@ impl Stage {
     /// Commits at once, and carries out.
     fn settle(&mut self) {
         for transition in self.core.settle(now(self.now_ms)) {
-            if let Some(append) = transition.append {
+            let other = transition
+                .append
+                .as_ref()
+                .filter(|append| append.row.run != self.run);
+            if let Some(append) = other {
+                self.other(append);
+            }
+            if let Some(append) = transition.append.filter(|append| append.row.run == self.run) {
                 for event in &append.entry.events {
                     self.note(event);
                 }
@@ -191,6 +219,22 @@ impl Stage {
             for effect in transition.effects {
                 match effect {
                     Effect::Dispatch(dispatch) => self.begin(*dispatch),
+                    // Triggers are not switched on here.
+                    Effect::Fire(_) => {}
+                    Effect::Launch(launch) => {
+                        let params = at_hand(launch.input.clone());
+                        let owned = owned(&launch.graph);
+                        self.core.launch(&launch, params, owned, now(self.now_ms));
+                    }
+                    Effect::Deliver(delivery) => {
+                        let values = at_hand(delivery.result.clone().unwrap_or_default());
+                        for report in delivery.reports(values) {
+                            self.core.report(report, now(self.now_ms));
+                        }
+                    }
+                    Effect::Stop { executor, key } if run_of(&executor).is_some() => {
+                        self.core.stop_served(&executor, &key, now(self.now_ms));
+                    }
                     Effect::Stop { key, .. } => {
                         let found = self.under_way.iter().find(|(_, one)| one.key == key);
                         if let Some(at) = found.map(|(at, _)| *at)
@@ -204,6 +248,19 @@ impl Stage {
                 }
             }
         }
+    }
+
+    /// Follows a run that does the work of a step.
+    fn other(&mut self, append: &Append) {
+        let run = append.row.run.clone();
+        let state = match (self.others.remove(&run), &append.graph) {
+            (Some(mut state), _) => state.apply(&append.entry).is_ok().then_some(state),
+            (None, Some((_, stored))) => Graph::new(stored.data.clone())
+                .ok()
+                .and_then(|graph| RunState::start(run.clone(), Arc::new(graph), &append.entry).ok()),
+            (None, None) => None,
+        };
+        self.others.extend(state.map(|state| (run, state)));
     }
 
     fn begin(&mut self, dispatch: Dispatch) {
@@ -269,18 +326,28 @@ impl Stage {
         if let Some(Value::Object(given)) = given {
             output.extend(given.clone());
         }
+        if dispatch.many {
+            let verdict = Verdict::Done(Value::Object(output));
+            let members = match dispatch.input.get("members") {
+                Some(InputValue::List(members)) => members.len(),
+                _ => 0,
+            };
+            return json!({ "verdicts": vec![verdict; members] });
+        }
         Value::Object(output)
     }
 
     /// Says yes to whoever asks, and sends the signals that are waited for.
     fn agree(&mut self) -> bool {
-        let Some(state) = &self.state else { return false };
-        let asks: Vec<(StepName, Wake)> = state
-            .frontier()
-            .filter_map(|ix| Some((state.name(ix), state.step(ix).wake.clone()?.0)))
+        let all = self.state.iter().chain(self.others.values());
+        let asks: Vec<(RunId, StepName, Wake)> = all
+            .flat_map(|state| {
+                let asks = |ix| Some((state.id.clone(), state.name(ix), state.step(ix).wake.clone()?.0));
+                state.frontier().filter_map(asks)
+            })
             .collect();
         let mut agreed = false;
-        for (step, wake) in asks {
+        for (run, step, wake) in asks {
             let (verb, note) = match wake {
                 Wake::Approval(text) => (
                     Verb::Approve(step.clone()),
@@ -292,8 +359,9 @@ impl Stage {
                 }
                 Wake::At(_) => continue,
             };
-            self.seen.entry(step).or_default().notes.push(note);
-            let run = self.run.clone();
+            if run == self.run {
+                self.seen.entry(step).or_default().notes.push(note);
+            }
             agreed |= self
                 .core
                 .operate(&run, verb, By::default(), now(self.now_ms))

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Entry, Event, Output, PauseReason, WaitReason};
+use crate::event::{Entry, Event, Output, PauseReason, Served, WaitReason};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Subject, Token};
 use crate::resource::Resources;
@@ -138,6 +138,10 @@ pub struct StepState {
     pub skipped: Option<String>,
     /// When its success is worth nothing any more, milliseconds since 1970.
     pub valid_until: Option<u64>,
+    /// It failed for good, which another step handles.
+    pub given_up: bool,
+    /// It was skipped because of a failure before it.
+    pub after_failure: bool,
     /// Its items, once they are known.
     pub items: Option<Items>,
     /// The step that this is an item of, and its number.
@@ -165,6 +169,8 @@ impl StepState {
             since: at,
             skipped: None,
             valid_until: None,
+            given_up: false,
+            after_failure: false,
             items: None,
             item: None,
             unmet,
@@ -189,7 +195,7 @@ impl StepState {
 
     /// Whether its output, or its absence, counts.
     pub fn is_through(&self) -> bool {
-        matches!(self.status, StepStatus::Succeeded | StepStatus::Skipped)
+        self.given_up || matches!(self.status, StepStatus::Succeeded | StepStatus::Skipped)
     }
 }
 
@@ -221,6 +227,10 @@ pub struct RunState {
     pub subject_artifacts: Value,
     /// The caller's name for it.
     pub key: Option<String>,
+    /// The attempt of another run's step whose work it does.
+    pub parent: Option<Served>,
+    /// The attempts whose work it does together, if it is a batch.
+    pub members: Vec<Served>,
     /// Entries so far.
     pub seq: u64,
     /// Runs of higher priority start their steps first.
@@ -235,6 +245,8 @@ pub struct RunState {
     pub updated_at: u64,
     /// Signals that came.
     pub signals: BTreeMap<String, Value>,
+    /// It is cancelled, its attempts have ended, and what is done at the end goes on.
+    pub closing: bool,
     /// How often each rewind edge was taken.
     pub rewinds: Vec<u32>,
     /// Superseded attempts that have not ended.
@@ -277,6 +289,8 @@ impl RunState {
                 artifacts,
                 key,
                 priority,
+                parent,
+                members,
                 ..
             },
             rest,
@@ -312,6 +326,8 @@ impl RunState {
             params: params.clone(),
             subject_artifacts: artifacts.clone(),
             key: key.clone(),
+            parent: parent.clone(),
+            members: members.clone(),
             seq: 1,
             priority: priority.unwrap_or(graph.data().priority),
             status: RunStatus::Running,
@@ -319,6 +335,7 @@ impl RunState {
             created_at: entry.at,
             updated_at: entry.at,
             signals: BTreeMap::new(),
+            closing: false,
             rewinds: vec![0; graph.data().rewinds.len()],
             discarding: BTreeMap::new(),
             unfinished: steps.len(),
@@ -485,7 +502,18 @@ impl RunState {
             return false;
         }
         let spec = self.graph.step(ix);
-        spec.when.is_some() || spec.valid_until.is_some() || self.lacks(ix).is_some()
+        let conditional = spec.when.is_some() || spec.valid_until.is_some();
+        conditional || self.graph.handles_failures() || self.lacks(ix).is_some()
+    }
+
+    /// Whether a step may start as far as the run is concerned: of one that is being cancelled only what is
+    /// done at the end.
+    pub fn may_start(&self, ix: StepIx) -> bool {
+        match self.status {
+            RunStatus::Running => true,
+            RunStatus::Cancelling => self.closing && self.spec(ix).finally,
+            RunStatus::Paused | RunStatus::Succeeded | RunStatus::Cancelled => false,
+        }
     }
 
     /// Whether the step's items are still to be listed.
@@ -509,6 +537,40 @@ impl RunState {
             visit: self.step(ix).visit,
             attempt,
         }
+    }
+
+    /// The artifacts that are this run's to say: those of a kind that one of its stages makes.
+    pub fn own_artifacts(&self) -> BTreeMap<String, Value> {
+        let makes = |kind: &String| {
+            let mut stages = self
+                .graph
+                .data()
+                .steps
+                .iter()
+                .filter_map(|step| step.stage.as_ref());
+            stages.any(|stage| stage.artifacts.contains(kind))
+        };
+        let mut artifacts = self.artifacts();
+        artifacts.retain(|kind, _| makes(kind));
+        artifacts
+    }
+
+    /// The value behind a source, as a step sees it.
+    pub fn value_of(&self, ix: StepIx, source: &crate::workflow::Source) -> InputValue {
+        self.source(ix, source)
+    }
+
+    /// One field of a step's output.
+    pub fn given(&self, ix: StepIx, field: &str) -> BTreeMap<String, InputValue> {
+        BTreeMap::from([(field.to_owned(), self.output(ix, field))])
+    }
+
+    /// What the run gives to the step that it was started for.
+    pub fn outputs(&self) -> BTreeMap<String, InputValue> {
+        let outputs = self.graph.data().outputs.iter();
+        outputs
+            .map(|(name, source)| (name.clone(), self.source(StepIx(0), source)))
+            .collect()
     }
 
     /// Every artifact that the run made or found, by kind; of several the one of the latest step. One

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::By;
+use crate::id::{RunId, WorkflowName};
+use crate::journal::StoredGraph;
 
 /// What can be held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +41,33 @@ pub struct Hold {
     pub since: u64,
 }
 
+/// The triggers of a workflow that are switched on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Enabled {
+    /// What their runs keep.
+    pub graph: StoredGraph,
+    /// Who switched them on, and why.
+    pub by: By,
+    /// Since when, milliseconds since 1970.
+    pub since: u64,
+    /// What each did last, by its place in the file.
+    #[serde(default)]
+    pub last: BTreeMap<u32, Fired>,
+}
+
+/// What a trigger did last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fired {
+    /// The time that it was for, milliseconds since 1970.
+    pub due: u64,
+    /// Times that were left out so far.
+    pub missed: u64,
+    /// The last run that it started.
+    pub run: Option<RunId>,
+    /// Why it started none the last time.
+    pub skipped: Option<String>,
+}
+
 /// Something that happened to the installation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -60,6 +89,39 @@ pub enum SiteEvent {
         name: String,
         /// Who asked.
         by: By,
+    },
+    /// The triggers of a workflow are switched on; those of an earlier version of it are off.
+    TriggersEnabled {
+        /// The workflow.
+        workflow: WorkflowName,
+        /// What their runs keep.
+        graph: Box<StoredGraph>,
+        /// Who asked.
+        by: By,
+    },
+    /// The triggers of a workflow are switched off.
+    TriggersDisabled {
+        /// The workflow.
+        workflow: WorkflowName,
+        /// Who asked.
+        by: By,
+    },
+    /// A trigger's time has come.
+    TriggerFired {
+        /// The workflow.
+        workflow: WorkflowName,
+        /// Which of its triggers.
+        index: u32,
+        /// The time, milliseconds since 1970.
+        due: u64,
+        /// Times before it that were left out.
+        missed: u32,
+        /// The run that was started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run: Option<RunId>,
+        /// Why none was started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skipped: Option<String>,
     },
     /// Everything as it stands: what came before need not be read.
     Snapshot {
@@ -88,6 +150,9 @@ pub struct SiteState {
     pub snapshot: u64,
     /// What is held back.
     holds: BTreeMap<HoldKind, BTreeMap<String, Hold>>,
+    /// Workflows whose triggers are switched on.
+    #[serde(default)]
+    triggers: BTreeMap<WorkflowName, Enabled>,
 }
 
 impl SiteState {
@@ -154,6 +219,47 @@ impl SiteState {
                 held.map(drop)
                     .ok_or_else(|| format!("{} `{name}` is not held", kind.as_str()))
             }
+            SiteEvent::TriggersEnabled { workflow, graph, by } => {
+                let enabled = Enabled {
+                    graph: (**graph).clone(),
+                    by: by.clone(),
+                    since: at,
+                    last: BTreeMap::new(),
+                };
+                self.triggers.insert(workflow.clone(), enabled);
+                Ok(())
+            }
+            SiteEvent::TriggersDisabled { workflow, .. } => self
+                .triggers
+                .remove(workflow)
+                .map(drop)
+                .ok_or_else(|| format!("no trigger of `{workflow}` is on")),
+            SiteEvent::TriggerFired {
+                workflow,
+                index,
+                due,
+                missed,
+                run,
+                skipped,
+            } => {
+                let enabled = self.triggers.get_mut(workflow);
+                let enabled = enabled.ok_or_else(|| format!("no trigger of `{workflow}` is on"))?;
+                let before = enabled.last.get(index);
+                if before.is_some_and(|before| before.due >= *due) {
+                    return Err(format!("a time of trigger {index} of `{workflow}` counts twice"));
+                }
+                let left_out = u64::from(*missed) + u64::from(run.is_none());
+                let fired = Fired {
+                    due: *due,
+                    missed: before.map_or(0, |before| before.missed) + left_out,
+                    run: run
+                        .clone()
+                        .or_else(|| before.and_then(|before| before.run.clone())),
+                    skipped: skipped.clone(),
+                };
+                enabled.last.insert(*index, fired);
+                Ok(())
+            }
             SiteEvent::Snapshot { state } => {
                 if state != self {
                     return Err(format!(
@@ -170,6 +276,27 @@ impl SiteState {
     /// The hold on something, if there is one.
     pub fn hold(&self, kind: HoldKind, name: &str) -> Option<&Hold> {
         self.holds.get(&kind)?.get(name)
+    }
+
+    /// The triggers of a workflow that are switched on.
+    pub fn triggers(&self, workflow: &WorkflowName) -> Option<&Enabled> {
+        self.triggers.get(workflow)
+    }
+
+    /// All workflows whose triggers are switched on.
+    pub fn all_triggers(&self) -> &BTreeMap<WorkflowName, Enabled> {
+        &self.triggers
+    }
+
+    /// The time that a trigger has come to, milliseconds since 1970.
+    pub fn last_fired(&self, workflow: &WorkflowName, index: u32) -> Option<u64> {
+        let enabled = self.triggers.get(workflow)?;
+        Some(enabled.last.get(&index).map_or(enabled.since, |fired| fired.due))
+    }
+
+    /// The last run that a trigger started.
+    pub fn last_run(&self, workflow: &WorkflowName, index: u32) -> Option<&RunId> {
+        self.triggers.get(workflow)?.last.get(&index)?.run.as_ref()
     }
 
     /// All holds.

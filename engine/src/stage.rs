@@ -52,6 +52,92 @@ pub trait Stage: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Outcome<Self::Output>, Failure>> + Send;
 }
 
+/// A stage that can do the work of many runs at once, and says of each how it went.
+pub trait BatchStage: Stage {
+    /// Does the work of all members. The verdicts are in their order.
+    ///
+    /// # Errors
+    /// Nothing was decided about any of them: all are tried again.
+    fn run_many(
+        &self,
+        cx: &StageContext,
+        inputs: Vec<Self::Input>,
+    ) -> impl Future<Output = Result<Vec<Result<Self::Output, Failure>>, Failure>> + Send;
+}
+
+/// What a batch says of one member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Its output.
+    Done(Value),
+    /// Why it failed; the others are not affected.
+    Failed(Failure),
+}
+
+/// A stage that takes the inputs of many members and gives a verdict for each.
+struct Many<S>(Arc<S>);
+
+impl<S: BatchStage> DynStage for Many<S> {
+    fn costs(&self, input: &Value) -> Need {
+        // As many as are done one after the other.
+        let first = input.get("members").and_then(|members| members.get(0));
+        Stage::costs(&*self.0, first.unwrap_or(&Value::Null))
+    }
+
+    fn run<'a>(
+        &'a self,
+        cx: &'a StageContext,
+        input: Value,
+    ) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>> {
+        Box::pin(async move {
+            let members = match input {
+                Value::Object(mut fields) => fields.remove("members"),
+                _ => None,
+            };
+            let Some(Value::Array(members)) = members else {
+                let what = format!("a batch of `{}` has no list of members", S::NAME);
+                return Err(Failure::permanent("bad_input", what));
+            };
+            let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(members.len());
+            let mut inputs = Vec::with_capacity(members.len());
+            for member in members {
+                match decode::<S>(member) {
+                    Ok(input) => {
+                        inputs.push(input);
+                        verdicts.push(None);
+                    }
+                    Err(failure) => verdicts.push(Some(Verdict::Failed(failure))),
+                }
+            }
+            let wanted = inputs.len();
+            let results = self.0.run_many(cx, inputs).await?;
+            if results.len() != wanted {
+                let what = format!(
+                    "`{}` gave {} verdicts for {wanted} members",
+                    S::NAME,
+                    results.len()
+                );
+                return Err(Failure::permanent("bad_output", what));
+            }
+            let mut results = results.into_iter();
+            for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
+                *verdict = results
+                    .next()
+                    .map(|result| match result.map(serde_json::to_value) {
+                        Ok(Ok(output)) => Verdict::Done(output),
+                        Ok(Err(error)) => {
+                            let what = format!("output of `{}`: {error}", S::NAME);
+                            Verdict::Failed(Failure::permanent("bad_output", what))
+                        }
+                        Err(failure) => Verdict::Failed(failure),
+                    });
+            }
+            Ok(Outcome::Done(serde_json::json!({ "verdicts": verdicts })))
+        })
+    }
+}
+
 /// What a stage does to the artifacts of the run's subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -337,6 +423,8 @@ pub struct StageInfo {
     pub effect: bool,
     /// Whether work with a deadline may take the place of an attempt.
     pub preemptible: bool,
+    /// Whether it can do the work of many runs at once.
+    pub batch: bool,
     /// What it takes.
     pub inputs: Vec<Field>,
     /// What it gives.
@@ -361,6 +449,8 @@ pub struct SubjectKind {
 pub struct StageRegistry {
     subjects: Vec<SubjectKind>,
     stages: BTreeMap<StageName, (StageInfo, Arc<dyn DynStage>)>,
+    /// Stages that can do the work of many runs at once.
+    many: BTreeMap<StageName, Arc<dyn DynStage>>,
     types: BTreeMap<String, ParamType>,
 }
 
@@ -371,6 +461,23 @@ impl StageRegistry {
     /// When the name is not a name or is taken: both are mistakes in the program, found at start.
     #[must_use]
     pub fn with<S: Stage>(mut self, stage: S) -> Self {
+        self.add::<S>(Arc::new(stage), false);
+        self
+    }
+
+    /// Adds a stage that can do the work of many runs at once.
+    ///
+    /// # Panics
+    /// As [`StageRegistry::with`].
+    #[must_use]
+    pub fn with_batch<S: BatchStage>(mut self, stage: S) -> Self {
+        let stage = Arc::new(stage);
+        let name = self.add::<S>(stage.clone(), true);
+        self.many.insert(name, Arc::new(Many(stage)));
+        self
+    }
+
+    fn add<S: Stage>(&mut self, stage: Arc<S>, batch: bool) -> StageName {
         #[expect(
             clippy::expect_used,
             reason = "a constant of the program, checked at every start"
@@ -382,13 +489,14 @@ impl StageRegistry {
             claim: S::CLAIM,
             effect: S::EFFECT,
             preemptible: S::PREEMPTIBLE,
+            batch,
             inputs: fields_of::<S::Input>(),
             outputs: fields_of::<S::Output>(),
             doc: header(S::SOURCE),
         };
-        let taken = self.stages.insert(name, (info, Arc::new(stage)));
+        let taken = self.stages.insert(name.clone(), (info, stage));
         assert!(taken.is_none(), "stage `{}` is registered twice", S::NAME);
-        self
+        name
     }
 
     /// Adds a type that workflow parameters can have.
@@ -427,6 +535,15 @@ impl StageRegistry {
     /// The stage itself.
     pub fn stage(&self, name: &StageName) -> Option<&Arc<dyn DynStage>> {
         self.stages.get(name).map(|(_, stage)| stage)
+    }
+
+    /// The stage itself, or the one that does the work of many runs at once.
+    pub fn work(&self, name: &StageName, many: bool) -> Option<&Arc<dyn DynStage>> {
+        if many {
+            self.many.get(name)
+        } else {
+            self.stage(name)
+        }
     }
 
     /// All stages, by name.

@@ -61,6 +61,7 @@ impl Executor for InProcess {
                 token,
                 subject,
                 stage,
+                many,
                 input,
                 ..
             } = job;
@@ -75,7 +76,7 @@ impl Executor for InProcess {
                 }
             };
             let cx = StageContext::new(key.clone(), subject, stores, cancel, offer);
-            let result = match registry.stage(&stage).cloned() {
+            let result = match registry.work(&stage, many).cloned() {
                 // A task of its own, so that a panic ends there.
                 Some(stage) => {
                     let run = async move { stage.run(&cx, input).await }.in_current_span();

@@ -86,6 +86,7 @@ pub(super) struct Host {
 #[derive(Debug)]
 pub(super) struct Ask {
     stage: StageName,
+    many: bool,
     version: u32,
     need: Need,
     /// Stores that its input is in.
@@ -215,11 +216,12 @@ impl Core {
         };
         Ask {
             stage: stage.name.clone(),
+            many: stage.many,
             version: stage.version,
             stores: input.values().filter_map(artifact_store).collect(),
             need: self
                 .registry
-                .stage(&stage.name)
+                .work(&stage.name, stage.many)
                 .map_or_else(Need::default, |stage| stage.costs(&Value::Object(input))),
         }
     }
@@ -279,7 +281,7 @@ impl Core {
             let (run, ix) = (head.run.clone(), head.ix);
             let startable = self.runs.get(&run).filter(|live| {
                 live.state.step(ix).status == StepStatus::Ready
-                    && live.state.status == RunStatus::Running
+                    && live.state.may_start(ix)
                     && live.state.discarding.is_empty()
                     && self.held_back(&live.state, &stage).is_none()
                     // Its priority may have changed since; then it is in the queue twice.
@@ -357,6 +359,7 @@ impl Core {
             token: token.clone(),
             subject: state.subject.clone(),
             stage: ask.stage.clone(),
+            many: ask.many,
             input: state.input(ix),
             held,
         };

@@ -162,7 +162,7 @@ impl Core {
         };
         live.progress.remove(&ix);
         live.stopping.remove(key);
-        let cancelling = live.state.status == RunStatus::Cancelling;
+        let cancelling = live.state.status == RunStatus::Cancelling && !live.state.closing;
         let event = match end {
             End::Done(output) => Event::AttemptSucceeded {
                 step,
@@ -294,6 +294,8 @@ impl Core {
                 .into_iter()
                 .flatten()
                 .map(|(due, ..)| *due)
+                .chain(self.next_trigger())
+                .chain(self.collecting.values().map(|collector| collector.due))
                 .min(),
             limit.into_iter().chain(suspension).min(),
         )

@@ -14,6 +14,12 @@ pub enum Effect {
         /// The attempt.
         key: AttemptKey,
     },
+    /// Start the run that does a step's work, once its parameters and what its subject owns are read.
+    Launch(Box<Launch>),
+    /// Start a run because its time has come, once what its subject owns is read.
+    Fire(Box<Fire>),
+    /// Report what a run that has ended gives to the attempts whose work it did.
+    Deliver(Box<Delivery>),
     /// Ask this executor whether it still has an attempt from before a restart.
     Attach {
         /// The executor.
@@ -38,6 +44,8 @@ pub struct Dispatch {
     pub subject: Subject,
     /// The stage.
     pub stage: StageName,
+    /// Whether the input is that of many members of a batch.
+    pub many: bool,
     /// Its input.
     pub input: BTreeMap<String, InputValue>,
     /// What it may hold.

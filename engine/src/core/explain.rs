@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::admission::{Ask, Obstacle, Turn};
+use super::served::Collector;
 use super::*;
 use crate::clock::rfc3339;
 use crate::resource::Kind;
@@ -71,7 +72,7 @@ impl Core {
         let mut conditions = match step.status {
             StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
             StepStatus::Pending => vec![upstream(state, ix)],
-            StepStatus::Running => under_way(state, ix),
+            StepStatus::Running => self.under_way(state, ix),
             StepStatus::Waiting => waiting(state, ix, now),
             StepStatus::Failed => failed(state, ix),
             StepStatus::Ready => Vec::new(),
@@ -80,7 +81,10 @@ impl Core {
             conditions.extend(of_run(state));
         }
         if step.status == StepStatus::Ready {
-            if let Some(stage) = &state.spec(ix).stage {
+            conditions.extend(self.launching(state, ix));
+            if let Some(collector) = self.collector(&state.id, ix) {
+                conditions.push(collecting(collector, step.since, now));
+            } else if let Some(stage) = &state.spec(ix).stage {
                 let hold = self.held_back(state, &stage.name);
                 conditions.extend(hold.map(|(kind, hold)| held_back(kind, state, &stage.name, hold)));
                 let ask = self.ask(state, ix, stage);
@@ -236,6 +240,69 @@ impl Core {
         format!("; held by {}", named.join(", "))
     }
 
+    /// What a step that runs is busy with, beside an attempt of its own.
+    fn under_way(&self, state: &RunState, ix: StepIx) -> Vec<Condition> {
+        let step = state.step(ix);
+        if let Some(items) = &step.items {
+            let text = format!("{} of {} items are not through", items.left, items.total);
+            let condition = Condition::new("items", step.since, text).with("left", items.left.into());
+            return vec![condition.with("total", items.total.into())];
+        }
+        let other = step
+            .current
+            .as_ref()
+            .and_then(|current| run_of(&current.executor));
+        let Some(other) = other else {
+            return Vec::new();
+        };
+        let stands = match (self.runs.get(&other), self.damaged.get(&other)) {
+            (Some(live), _) => match &live.state.pause {
+                Some(reason) => format!("paused: {}", reason.text()),
+                None => live.state.status.as_str().to_owned(),
+            },
+            (None, Some(why)) => format!("set aside: {why}"),
+            (None, None) => "at its end".to_owned(),
+        };
+        let members = self
+            .runs
+            .get(&other)
+            .map_or(0, |live| live.state.members.len() as u64);
+        if members > 0 {
+            let text = format!("made with others, {members} in all, by {other}, which is {stands}");
+            vec![Condition::new("in_batch", step.since, text).with("members", members)]
+        } else {
+            let text = format!("done by {other}, which is {stands}");
+            vec![Condition::new("child", step.since, text)]
+        }
+    }
+
+    /// Why the run that does a ready step's work does not start.
+    fn launching(&self, state: &RunState, ix: StepIx) -> Option<Condition> {
+        let since = state.step(ix).since;
+        let child = state.graph.child(state.spec(ix))?;
+        for name in [state.graph.data().name.as_str(), child.data().name.as_str()] {
+            if let Some(hold) = self.site.hold(HoldKind::Workflow, name) {
+                let text = format!(
+                    "workflow `{name}` is paused by {}: sealflow workflow resume {name}",
+                    hold.by.text()
+                );
+                return Some(Condition::new("held", hold.since, text));
+            }
+        }
+        let (subject, _) = self.queued.iter().find(|(_, runs)| runs.contains(&state.id))?;
+        let holders = self
+            .claims
+            .get(subject)
+            .into_iter()
+            .flat_map(|holders| holders.keys());
+        let holders: Vec<&str> = holders
+            .map(RunId::as_str)
+            .filter(|run| *run != state.id.as_str())
+            .collect();
+        let text = format!("{subject} is in use by {}", holders.join(", "));
+        Some(Condition::new("subject", since, text))
+    }
+
     /// How many of its kind come first.
     fn queue(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Option<Condition> {
         let turn = Turn::of(state, ix);
@@ -247,6 +314,20 @@ impl Core {
         let condition = Condition::new("queue", state.step(ix).since, text);
         (ahead > 0).then(|| condition.with("ahead", ahead as u64))
     }
+}
+
+/// How many of a batch are there.
+fn collecting(collector: &Collector, since: u64, now: Now) -> Condition {
+    let (there, max) = (collector.members.len() as u64, collector.max());
+    let left = collector.due.saturating_sub(now.wall_ms);
+    let text = format!(
+        "waits for others to be made with it: {there} of at most {max} are there; it goes without more in {} s",
+        left.div_ceil(1000)
+    );
+    Condition::new("batch", since, text)
+        .with("collected", there)
+        .with("max", max.into())
+        .with("left_ms", left)
 }
 
 fn held_back(kind: HoldKind, state: &RunState, stage: &StageName, hold: &Hold) -> Condition {
@@ -321,15 +402,6 @@ fn upstream(state: &RunState, ix: StepIx) -> Condition {
     let text = format!("needs {}", named.collect::<Vec<_>>().join(", "));
     let condition = Condition::new("upstream", state.step(ix).since, text).with("needs", needs.len() as u64);
     condition.with("met", (needs.len() - unmet.len()) as u64)
-}
-
-fn under_way(state: &RunState, ix: StepIx) -> Vec<Condition> {
-    let Some(items) = &state.step(ix).items else {
-        return Vec::new();
-    };
-    let text = format!("{} of {} items are not through", items.left, items.total);
-    let condition = Condition::new("items", state.step(ix).since, text).with("left", items.left.into());
-    vec![condition.with("total", items.total.into())]
 }
 
 fn waiting(state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {

@@ -249,8 +249,7 @@ fn begun(state: &RunState, step: &StepName) -> Result<StepIx, Refused> {
 /// Going back to a step must not cross one whose effect outside has landed.
 fn cross_no_effect(state: &RunState, first: StepIx) -> Result<(), Refused> {
     let landed = |ix: &StepIx| {
-        let effect = state.spec(*ix).stage.as_ref().is_some_and(|stage| stage.effect);
-        effect && state.step(*ix).status == StepStatus::Succeeded
+        state.graph.has_effect(state.spec(*ix)) && state.step(*ix).status == StepStatus::Succeeded
     };
     match state.lineage(first).into_iter().find(landed) {
         Some(ix) => Err(Refused::State(format!(
@@ -352,34 +351,26 @@ impl Core {
             artifacts: Value::Object(start.artifacts.into_iter().collect()),
             key: start.key,
             priority: start.priority,
+            parent: None,
+            members: Vec::new(),
             by: start.by,
         };
-        let mut events = vec![event];
-        for (step, output) in start.fork.iter().flat_map(|fork| &fork.outputs) {
-            let from = start.fork.as_ref().map(|fork| fork.from.clone());
-            events.extend(from.map(|from| Event::StepAdopted {
-                step: step.clone(),
-                output: output.clone(),
-                from,
-            }));
-        }
-        let stored = Arc::new(StoredGraph {
-            data: data.clone(),
-            source: start.source,
+        let fork = start.fork.iter();
+        let adopted = fork.flat_map(|fork| fork.outputs.iter().map(|one| (one, fork.from.clone())));
+        let adopted = adopted.map(|((step, output), from)| Event::StepAdopted {
+            step: step.clone(),
+            output: output.clone(),
+            from,
         });
         let at = *self.at.get_or_insert(now.wall_ms);
-        let entry = Entry {
-            seq: 1,
+        self.create(
+            run.clone(),
+            start.graph,
+            event,
+            adopted.collect(),
+            start.source,
             at,
-            events: events.clone(),
-        };
-        let mut state = RunState::start(run.clone(), start.graph, &entry)
-            .map_err(|error| Refused::State(error.to_string()))?;
-        state.seq = 0; // The entry is sealed with everything else that this input causes.
-        self.admit_run(state, Vec::new(), Some(stored));
-        if let Some(live) = self.runs.get_mut(&run) {
-            live.events.extend(events);
-        }
+        );
         Ok(run)
     }
 
@@ -392,14 +383,29 @@ impl Core {
     }
 
     pub(super) fn check_claim(&self, subject: &Subject, claim: Claim) -> Result<(), Refused> {
+        self.check_claim_within(subject, claim, None)
+    }
+
+    /// Whether a subject may be claimed for the work of a run: what that run and those that it does the
+    /// work of claim is no conflict.
+    pub(super) fn check_claim_within(
+        &self,
+        subject: &Subject,
+        claim: Claim,
+        within: Option<&RunId>,
+    ) -> Result<(), Refused> {
         let Some(holders) = self.claims.get(subject) else {
             return Ok(());
         };
-        let conflict = holders.iter().find(|(_, held)| match claim {
-            Claim::None => false,
-            Claim::Read => **held == Claim::Write,
-            Claim::Write => true,
-        });
+        let related = |holder: &RunId| within.is_some_and(|run| run == holder || self.is_within(run, holder));
+        let conflict = holders
+            .iter()
+            .filter(|(holder, _)| !related(holder))
+            .find(|(_, held)| match claim {
+                Claim::None => false,
+                Claim::Read => **held == Claim::Write,
+                Claim::Write => true,
+            });
         match conflict {
             Some((holder, _)) => Err(Refused::Busy {
                 subject: subject.clone(),
@@ -415,6 +421,14 @@ impl Core {
     /// No such open run, or the request makes no sense now.
     pub fn operate(&mut self, run: &RunId, verb: Verb, by: By, now: Now) -> Result<(), Refused> {
         self.at.get_or_insert(now.wall_ms);
+        // What does the work of its steps stops, goes on and hurries with it.
+        if matches!(verb, Verb::Pause | Verb::Resume | Verb::Prioritize(_)) {
+            for child in self.children(run) {
+                if let Err(refused) = self.operate(&child, verb.clone(), by.clone(), now) {
+                    tracing::debug!(run = %child, %refused, "not so");
+                }
+            }
+        }
         if let Some(why) = self.damaged.get(run) {
             return Err(Refused::Damaged {
                 run: run.clone(),

@@ -9,7 +9,7 @@ impl Core {
     /// It contradicts itself.
     pub fn restore_site(&mut self, entries: &[SiteEntry]) -> Result<(), String> {
         self.site = SiteState::fold(entries)?;
-        Ok(())
+        self.arm()
     }
 
     /// The state of the installation.

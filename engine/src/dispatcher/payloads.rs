@@ -99,6 +99,7 @@ impl Payloads {
                 }
                 Ok(Value::Array(values))
             }
+            InputValue::Fields(fields) => Ok(Value::Object(Box::pin(self.fill(fields)).await?)),
         }
     }
 

@@ -283,6 +283,7 @@ fn graph() -> Arc<Graph> {
             version: 1,
             artifacts: Vec::new(),
             effect: false,
+            many: false,
         }),
         inputs: if needs.is_empty() {
             BTreeMap::new()
@@ -296,6 +297,10 @@ fn graph() -> Arc<Graph> {
         when: None,
         foreach: None,
         valid_until: None,
+        workflow: None,
+        batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: WorkflowName::new("two").unwrap(),
@@ -311,6 +316,9 @@ fn graph() -> Arc<Graph> {
         }],
         steps: vec![step("first", Vec::new()), step("second", vec![StepIx(0)])],
         rewinds: Vec::new(),
+        children: Vec::new(),
+        outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

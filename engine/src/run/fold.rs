@@ -73,14 +73,14 @@ impl RunState {
                 held,
             } => {
                 let ix = self.expect(step, &[StepStatus::Ready])?;
-                if self.status != RunStatus::Running {
+                if !self.may_start(ix) {
                     return Err(format!(
                         "step `{step}` starts while the run is {}",
                         self.status.as_str()
                     ));
                 }
                 let first = self.must_wait(ix) || self.must_judge(ix) || self.must_list(ix);
-                if self.spec(ix).stage.is_none() || first {
+                if !self.spec(ix).works() || first {
                     return Err(format!(
                         "step `{step}` has no stage, or something must come first"
                     ));
@@ -169,7 +169,7 @@ impl RunState {
             }
             Event::StepPassed { step } => {
                 let ix = self.expect(step, &[StepStatus::Ready])?;
-                if self.spec(ix).stage.is_some() || self.must_wait(ix) || self.must_judge(ix) {
+                if self.spec(ix).works() || self.must_wait(ix) || self.must_judge(ix) {
                     return Err(format!("step `{step}` has more to do than to pass"));
                 }
                 self.succeed(ix, Output::Inline(Value::Object(serde_json::Map::new())), at);
@@ -188,7 +188,12 @@ impl RunState {
                 state.valid_until = *valid_until;
                 self.touched.insert(ix);
                 if let Some(why) = skip {
+                    let needs = &self.graph.step(ix).needs;
+                    let failed = needs.iter().map(|need| self.step(*need));
+                    let failed = failed.into_iter().any(|need| need.given_up || need.after_failure);
+                    let handles = !self.graph.step(ix).on_failure.is_empty();
                     self.skip(ix, why.clone(), at);
+                    self.steps[ix.get()].after_failure = failed && !handles;
                 }
             }
             Event::ItemsListed { step, count } => self.list_items(step, *count, at)?,
@@ -218,6 +223,25 @@ impl RunState {
                 ));
                 self.set_status(ix, StepStatus::Failed, at);
             }
+            Event::StepGivenUp { step, .. } => {
+                let ix = self.find_or(step)?;
+                let live = matches!(self.step(ix).status, StepStatus::Failed | StepStatus::Running);
+                if !live || self.step(ix).given_up || self.step(ix).item.is_some() {
+                    return Err(format!("step `{step}` is {}", self.step(ix).status.as_str()));
+                }
+                let items = self.items(ix).iter();
+                let failure = items.rev().find_map(|item| self.step(*item).failure.clone());
+                self.supersede(ix);
+                self.drop_items(ix, at);
+                let state = &mut self.steps[ix.get()];
+                state.given_up = true;
+                state.wake = None;
+                state.failure = state.failure.take().or(failure);
+                self.set_status(ix, StepStatus::Failed, at);
+                self.frontier.remove(&ix);
+                self.through(ix, at);
+            }
+            Event::RunClosing => self.close(at)?,
             Event::StepSkipped { step, by } => {
                 let ix = self.find_or(step)?;
                 if self.step(ix).is_through() {
@@ -419,6 +443,39 @@ impl RunState {
                 self.set_status(ix, StepStatus::Ready, at);
             }
         }
+    }
+
+    /// What a cancelled run leaves undone is left; what is done at the end begins.
+    fn close(&mut self, at: u64) -> Result<(), String> {
+        if self.status != RunStatus::Cancelling || self.closing || !self.graph.has_finally() {
+            return Err("nothing is to be done at the end".to_owned());
+        }
+        let graph = self.graph.clone();
+        for (ix, spec) in graph.steps() {
+            if self.step(ix).current.is_some() {
+                return Err(format!("step `{}` still runs", spec.name));
+            }
+            if spec.finally {
+                let before = spec.needs.iter().filter(|need| graph.step(**need).finally);
+                let unmet = before.filter(|need| !self.step(**need).is_through()).count();
+                self.steps[ix.get()].unmet = u32::try_from(unmet).unwrap_or(u32::MAX);
+                if unmet == 0 && self.step(ix).status == StepStatus::Pending {
+                    self.set_status(ix, StepStatus::Ready, at);
+                }
+            } else if !self.step(ix).is_through() {
+                for slot in self.items(ix).to_vec() {
+                    if !self.step(slot).is_through() && self.step(slot).status != StepStatus::Pending {
+                        self.steps[slot.get()].wake = None;
+                        self.set_status(slot, StepStatus::Cancelled, at);
+                    }
+                }
+                self.steps[ix.get()].wake = None;
+                self.set_status(ix, StepStatus::Cancelled, at);
+                self.unfinished -= 1;
+            }
+        }
+        self.closing = true;
+        Ok(())
     }
 
     fn finish(&mut self, end: RunEnd, at: u64) -> Result<(), String> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::*;
 use crate::workflow::{Foreach, Source};
 
 /// A field of an input: a value, or where to fetch it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InputValue {
     /// The value.
     Value(Value),
@@ -21,6 +23,8 @@ pub enum InputValue {
     },
     /// One value for each item.
     List(Vec<InputValue>),
+    /// The fields of a member's input.
+    Fields(BTreeMap<String, InputValue>),
 }
 
 impl InputValue {
@@ -34,6 +38,11 @@ impl InputValue {
                 .map(Self::at_hand)
                 .collect::<Option<_>>()
                 .map(Value::Array),
+            Self::Fields(fields) => fields
+                .into_iter()
+                .map(|(name, value)| Some((name, value.at_hand()?)))
+                .collect::<Option<_>>()
+                .map(Value::Object),
         }
     }
 }
@@ -56,19 +65,24 @@ impl RunState {
             .collect()
     }
 
-    fn source(&self, ix: StepIx, source: &Source) -> InputValue {
+    pub(super) fn source(&self, ix: StepIx, source: &Source) -> InputValue {
         let of = |value: Option<&Value>| InputValue::Value(value.cloned().unwrap_or(Value::Null));
         match source {
             Source::Param(name) => of(self.params.get(name)),
             Source::Literal(value) => of(Some(value)),
             Source::Subject { kind, .. } => of(self.subject_artifacts.get(kind)),
             Source::Output { step, field, .. } => self.output(*step, field),
+            Source::Members => {
+                let members = self.params.get("members").cloned().unwrap_or_default();
+                // The core wrote it, at the start of the batch.
+                serde_json::from_value(members).unwrap_or(InputValue::Value(Value::Null))
+            }
             Source::Item { field } => self.item_value(ix, field.as_deref()),
         }
     }
 
     /// A field of a step's output; of a step with items one value for each.
-    fn output(&self, ix: StepIx, field: &str) -> InputValue {
+    pub(super) fn output(&self, ix: StepIx, field: &str) -> InputValue {
         if self.step(ix).items.is_some() {
             let items = self.items(ix).iter().map(|item| self.output(*item, field));
             return InputValue::List(items.collect());
@@ -210,12 +224,40 @@ impl RunState {
                 step,
                 optional: false,
                 ..
-            } if self.step(*step).status == StepStatus::Skipped => Some(format!(
-                "its input `{name}` comes from `{}`, which was skipped",
-                self.graph.step(*step).name
-            )),
+            } => {
+                let gone = match self.step(*step).status {
+                    StepStatus::Skipped => "was skipped",
+                    StepStatus::Cancelled => "was cancelled",
+                    StepStatus::Failed if self.step(*step).given_up => "failed",
+                    _ => return None,
+                };
+                let from = &self.graph.step(*step).name;
+                Some(format!("its input `{name}` comes from `{from}`, which {gone}"))
+            }
             _ => None,
         })
+    }
+
+    /// Why a step is not for this: something before it failed, or nothing that it is for did.
+    fn past_failure(&self, ix: StepIx) -> Option<String> {
+        let spec = self.graph.step(ix);
+        let name = |at: &StepIx| format!("`{}`", self.graph.step(*at).name);
+        if spec.finally {
+            return None;
+        }
+        if !spec.on_failure.is_empty() {
+            let failed = spec.on_failure.iter().any(|of| self.step(*of).given_up);
+            let names: Vec<String> = spec.on_failure.iter().map(name).collect();
+            return (!failed).then(|| format!("{} did not fail", names.join(", ")));
+        }
+        let failed = |need: &&StepIx| self.step(**need).given_up || self.step(**need).after_failure;
+        let need = spec.needs.iter().find(failed)?;
+        let what = if self.step(*need).given_up {
+            "failed"
+        } else {
+            "came after a failure"
+        };
+        Some(format!("{} {what}", name(need)))
     }
 
     /// Works out the conditions of a step whose needs are met.
@@ -224,6 +266,12 @@ impl RunState {
     /// An expression that cannot be worked out.
     pub fn judge(&self, ix: StepIx) -> Result<Judgement, String> {
         let spec = self.graph.step(ix);
+        if let Some(why) = self.past_failure(ix) {
+            return Ok(Judgement {
+                skip: Some(why),
+                valid_until: None,
+            });
+        }
         if let Some(why) = self.lacks(ix) {
             return Ok(Judgement {
                 skip: Some(why),

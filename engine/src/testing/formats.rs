@@ -70,6 +70,8 @@ fn every_event_is_still_read() {
         "items_listed",
         "step_expired",
         "step_skipped",
+        "step_given_up",
+        "run_closing",
         "step_overridden",
         "step_adopted",
         "step_approved",
@@ -101,6 +103,8 @@ fn every_event_is_still_read() {
             | Event::ItemsListed { .. }
             | Event::StepExpired { .. }
             | Event::StepSkipped { .. }
+            | Event::StepGivenUp { .. }
+            | Event::RunClosing
             | Event::StepOverridden { .. }
             | Event::StepAdopted { .. }
             | Event::StepApproved { .. }

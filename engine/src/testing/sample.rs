@@ -38,6 +38,7 @@ impl SampleRun {
                 version: 1,
                 artifacts,
                 effect: false,
+                many: false,
             }),
             needs,
             inputs: BTreeMap::new(),
@@ -50,6 +51,10 @@ impl SampleRun {
             when: None,
             foreach: None,
             valid_until: None,
+            workflow: None,
+            batch: None,
+            on_failure: Vec::new(),
+            finally: false,
         };
         let data = GraphData {
             name: WorkflowName::new("sample").expect("a workflow name"),
@@ -68,6 +73,9 @@ impl SampleRun {
                 to: StepIx(0),
                 max: 3,
             }],
+            children: Vec::new(),
+            outputs: BTreeMap::new(),
+            triggers: Vec::new(),
         };
         let graph = Graph::new(data.clone()).expect("a graph");
         (
@@ -98,6 +106,8 @@ impl SampleRun {
             artifacts: json!({}),
             key: key.map(str::to_owned),
             priority: None,
+            parent: None,
+            members: Vec::new(),
             by: By {
                 who: "tester".to_owned(),
                 why: "a sample".to_owned(),

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use sha2::Digest;
+
 use super::graph::{GraphData, Source, StepSpec};
 
 /// One thing that differs.
@@ -156,6 +158,17 @@ fn step_keys(graph: &GraphData, step: &StepSpec) -> Keys {
             format!("{} (version {})", stage.name, stage.version),
         );
     }
+    if let Some(child) = step.workflow.and_then(|child| graph.children.get(child as usize)) {
+        own.insert("workflow".to_owned(), child.name.to_string());
+        // What is in it counts as much as its name.
+        let text = serde_json::to_vec(child).unwrap_or_default();
+        let digest = hex::encode(sha2::Sha256::digest(text));
+        own.insert("workflow.content".to_owned(), digest[..16].to_owned());
+    }
+    if let Some(batch) = &step.batch {
+        let text = serde_json::to_string(batch).unwrap_or_default();
+        own.insert("batch".to_owned(), text);
+    }
     if let Some(foreach) = &step.foreach {
         own.insert("foreach".to_owned(), foreach.list.to_string());
         own.insert("max_parallel".to_owned(), foreach.max_parallel.to_string());
@@ -173,6 +186,7 @@ fn source_text(graph: &GraphData, source: &Source) -> String {
         Source::Item { field: None } => "item".to_owned(),
         Source::Item { field: Some(field) } => format!("item.{field}"),
         Source::Literal(value) => value.to_string(),
+        Source::Members => "the members of the batch".to_owned(),
         Source::Subject { kind, .. } => format!("what the subject owns as {kind}"),
     }
 }

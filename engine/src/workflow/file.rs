@@ -20,6 +20,16 @@ pub(super) struct WorkflowFile {
     pub(super) defaults: Policies,
     pub(super) steps: Vec<StepDecl>,
     pub(super) rewinds: Vec<RewindDecl>,
+    pub(super) outputs: Vec<(Sp<String>, Sp<String>)>,
+    pub(super) triggers: Vec<TriggerDecl>,
+}
+
+pub(super) struct TriggerDecl {
+    pub(super) span: Range<usize>,
+    pub(super) cron: Sp<String>,
+    pub(super) overlap: Option<Sp<String>>,
+    pub(super) catch_up: Option<Sp<String>>,
+    pub(super) params: Vec<(Sp<String>, Sp<serde_json::Value>)>,
 }
 
 pub(super) struct ParamDecl {
@@ -60,6 +70,18 @@ pub(super) struct StepDecl {
     pub(super) foreach: Option<Sp<String>>,
     pub(super) max_parallel: Option<Sp<u32>>,
     pub(super) valid_until: Option<Sp<String>>,
+    pub(super) workflow: Option<Sp<String>>,
+    pub(super) batch: Option<Sp<BatchDecl>>,
+    pub(super) on_failure: Vec<Sp<String>>,
+    pub(super) finally: bool,
+}
+
+pub(super) struct BatchDecl {
+    pub(super) key: Option<Sp<String>>,
+    pub(super) max: Option<Sp<u32>>,
+    pub(super) max_bytes: Option<u64>,
+    pub(super) wait: Option<Sp<Duration>>,
+    pub(super) slack: Option<Sp<Duration>>,
 }
 
 pub(super) enum Wire {
@@ -140,15 +162,30 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         }
         None => Policies::default(),
     };
-    let steps: Vec<StepDecl> = match root.table("steps") {
-        Some(table) => table
-            .entries()
-            .into_iter()
-            .filter_map(|(name, value)| read_step(name, value, complaints))
-            .collect(),
-        None => Vec::new(),
-    };
+    let mut steps: Vec<StepDecl> = Vec::new();
+    for (section, finally) in [("steps", false), ("finally", true)] {
+        for (name, value) in root
+            .table(section)
+            .map(|table| table.entries())
+            .unwrap_or_default()
+        {
+            let decl = read_step(name, value, complaints, finally);
+            let Some(decl) = decl else { continue };
+            if steps.iter().any(|other| other.name.value == decl.name.value) {
+                let message = format!("there is a step `{}` already", decl.name.value);
+                complaints.add(Diagnostic::error(
+                    "duplicate_step",
+                    decl.name.span.clone(),
+                    message,
+                ));
+                continue;
+            }
+            steps.push(decl);
+        }
+    }
     let rewinds = read_rewinds(&root);
+    let triggers = read_triggers(&root);
+    let outputs = root.table("outputs").map(read_outputs).unwrap_or_default();
     root.finish();
     WorkflowFile {
         name,
@@ -159,7 +196,71 @@ fn read(root: Table<'_, '_>) -> WorkflowFile {
         defaults,
         steps,
         rewinds,
+        outputs,
+        triggers,
     }
+}
+
+fn read_triggers(root: &Table<'_, '_>) -> Vec<TriggerDecl> {
+    let mut triggers = Vec::new();
+    for table in root.tables("trigger") {
+        let params = table.table("params").map(|params| {
+            let all = params.entries().into_iter();
+            all.map(|(name, value)| (name, Sp::new(to_json(value.get_ref()), value.span())))
+                .collect()
+        });
+        let cron = table.required_string("cron");
+        let (overlap, catch_up) = (table.string("overlap"), table.string("catch_up"));
+        let span = table.span();
+        table.finish();
+        triggers.extend(cron.map(|cron| TriggerDecl {
+            span,
+            cron,
+            overlap,
+            catch_up,
+            params: params.unwrap_or_default(),
+        }));
+    }
+    triggers
+}
+
+fn read_outputs(table: Table<'_, '_>) -> Vec<(Sp<String>, Sp<String>)> {
+    let mut outputs = Vec::new();
+    for (name, value) in table.entries() {
+        match value.get_ref() {
+            DeValue::String(text) => outputs.push((name, Sp::new(text.to_string(), value.span()))),
+            other => table.complaints().add(
+                Diagnostic::error(
+                    "wrong_type",
+                    value.span(),
+                    format!("an output says where it comes from, it is not {}", kind(other)),
+                )
+                .hint("write name = \"step.field\""),
+            ),
+        }
+    }
+    outputs
+}
+
+fn read_batch(step: &Table<'_, '_>) -> Option<Sp<BatchDecl>> {
+    let span = step.get("batch")?.span();
+    let table = step.table("batch")?;
+    let batch = BatchDecl {
+        key: table.string("key"),
+        max: table.count("max", crate::workflow::BatchSpec::MAX),
+        max_bytes: table
+            .integer("max_bytes", 1..=i32::MAX)
+            .map(|bytes| u64::from(bytes.unsigned_abs())),
+        wait: table.duration("wait"),
+        slack: table.duration("slack"),
+    };
+    if batch.max.is_none() && table.get("max").is_none() {
+        let hint = "write batch = { max = 100, wait = \"1h\" }";
+        let missing = Diagnostic::error("missing_key", span.clone(), "a batch needs `max`").hint(hint);
+        step.complaints().add(missing);
+    }
+    table.finish();
+    Some(Sp::new(batch, span))
 }
 
 fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
@@ -255,7 +356,12 @@ fn read_classes(retry: &Table<'_, '_>) -> Vec<Sp<FailureClass>> {
     classes
 }
 
-fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Option<StepDecl> {
+fn read_step(
+    name: Sp<String>,
+    value: &Value<'_>,
+    complaints: &Complaints,
+    finally: bool,
+) -> Option<StepDecl> {
     let DeValue::Table(table) = value.get_ref() else {
         let message = format!("a step is a table, not {}", kind(value.get_ref()));
         complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [steps.NAME]"));
@@ -280,6 +386,10 @@ fn read_step(name: Sp<String>, value: &Value<'_>, complaints: &Complaints) -> Op
         foreach: table.string("foreach"),
         max_parallel: table.count("max_parallel", 10_000),
         valid_until: table.string("valid_until"),
+        workflow: table.string("workflow"),
+        batch: read_batch(&table),
+        on_failure: table.strings("on_failure"),
+        finally,
         name,
     };
     table.finish();
@@ -337,34 +447,17 @@ fn read_wait(step: &Table<'_, '_>) -> Option<Sp<WaitDecl>> {
 }
 
 fn read_rewinds(root: &Table<'_, '_>) -> Vec<RewindDecl> {
-    let complaints = root.complaints();
-    let Some(value) = root.get("rewind") else {
-        return Vec::new();
-    };
-    let Some(items) = value.get_ref().as_array() else {
-        let message = "`rewind` is a list of tables";
-        complaints.add(Diagnostic::error("wrong_type", value.span(), message).hint("write [[rewind]]"));
-        return Vec::new();
-    };
     let mut rewinds = Vec::new();
-    for item in items.iter() {
-        let Some(table) = item.get_ref().as_table() else {
-            complaints.add(Diagnostic::error(
-                "wrong_type",
-                item.span(),
-                "a rewind edge is a table",
-            ));
-            continue;
-        };
-        let table = Table::new("a rewind edge", item.span(), table, complaints);
+    for table in root.tables("rewind") {
         let on = table.required_string("on");
         let from = table.required_string("from");
         let to = table.required_string("to");
         let max = table.count("max", 100).map_or(3, |max| max.value);
+        let span = table.span();
         table.finish();
         if let (Some(on), Some(from), Some(to)) = (on, from, to) {
             rewinds.push(RewindDecl {
-                span: item.span(),
+                span,
                 on,
                 from,
                 to,

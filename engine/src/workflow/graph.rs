@@ -14,6 +14,7 @@ use crate::expression::Expression;
 use crate::failure::FailureClass;
 use crate::id::{StageName, StepName, WorkflowName};
 use crate::stage::Claim;
+use crate::trigger::TriggerSpec;
 
 /// A step's place in [`GraphData::steps`], which is in an order where needs come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,6 +49,15 @@ pub struct GraphData {
     /// Its ways back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewinds: Vec<RewindEdge>,
+    /// The workflows that steps run as runs of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<GraphData>,
+    /// What a run gives to the step that it was started for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, Source>,
+    /// When it starts by itself, once somebody switches that on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<TriggerSpec>,
 }
 
 /// A parameter.
@@ -96,6 +106,48 @@ pub struct StepSpec {
     /// The time after which its success is worth nothing: milliseconds since 1970 or RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Expression>,
+    /// Instead of a stage: the workflow that does its work, by its place in [`GraphData::children`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<u32>,
+    /// Its attempts are made together with those of other runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchSpec>,
+    /// It is done only if one of these, which it needs, fails for good; then the run does not pause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_failure: Vec<StepIx>,
+    /// It is done at the end of the run, also of one that is cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finally: bool,
+}
+
+impl StepSpec {
+    /// Whether there is work to do, and not only something to wait for.
+    pub fn works(&self) -> bool {
+        self.stage.is_some() || self.workflow.is_some()
+    }
+}
+
+/// How the attempts of a step are made together: see [`crate::core`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchSpec {
+    /// Only steps whose input or parameter of this name is the same are made together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// At most so many.
+    pub max: u32,
+    /// The batch closes when the inputs, as JSON, have so many bytes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// The batch closes so many milliseconds after its first member was ready.
+    pub wait_ms: u64,
+    /// The batch closes so many milliseconds before the success of a member is worth nothing.
+    #[serde(default)]
+    pub slack_ms: u64,
+}
+
+impl BatchSpec {
+    /// The most members that a batch can have.
+    pub const MAX: u32 = 1000;
 }
 
 fn is_zero(number: &i32) -> bool {
@@ -132,6 +184,9 @@ pub struct StageRef {
     /// Whether its success changes the world outside, which going back cannot undo.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub effect: bool,
+    /// Whether an attempt does the work of many members of a batch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub many: bool,
 }
 
 /// Where an input field comes from.
@@ -156,6 +211,8 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
     },
+    /// The inputs of all members of a batch.
+    Members,
     /// A value in the file.
     Literal(Value),
     /// An artifact that the subject owned when the run started.
@@ -241,6 +298,10 @@ pub struct Graph {
     data: GraphData,
     digraph: DiGraph<StepIx, ()>,
     by_name: BTreeMap<StepName, StepIx>,
+    children: Vec<Arc<Graph>>,
+    /// Steps whose failure another one handles.
+    handled: BTreeSet<StepIx>,
+    finally: bool,
     hash: Arc<str>,
 }
 
@@ -276,8 +337,18 @@ impl Graph {
                     step.name
                 ));
             }
-            if step.foreach.is_some() && step.stage.is_none() {
+            if step.foreach.is_some() && !step.works() {
                 return Err(format!("step `{}` has items but no stage", step.name));
+            }
+            let child = step.workflow.map(|child| child as usize);
+            if child.is_some_and(|child| step.stage.is_some() || child >= data.children.len()) {
+                return Err(format!(
+                    "step `{}` has no such workflow, or a stage too",
+                    step.name
+                ));
+            }
+            if step.batch.is_some() && (step.stage.is_none() || step.foreach.is_some()) {
+                return Err(format!("step `{}` cannot be made in batches", step.name));
             }
         }
         let last = data.steps.len();
@@ -288,12 +359,32 @@ impl Graph {
         {
             return Err("a rewind edge names a step that is not there".to_owned());
         }
+        let needed = |step: &StepSpec| step.on_failure.iter().all(|of| step.needs.contains(of));
+        if let Some(step) = data.steps.iter().find(|step| !needed(step)) {
+            return Err(format!(
+                "step `{}` handles the failure of a step that it does not need",
+                step.name
+            ));
+        }
+        let handled = data
+            .steps
+            .iter()
+            .flat_map(|step| step.on_failure.iter().copied())
+            .collect();
+        let finally = data.steps.iter().any(|step| step.finally);
+        let children = data.children.iter().cloned().map(Self::new);
+        let children = children
+            .map(|child| child.map(Arc::new))
+            .collect::<Result<_, _>>()?;
         let bytes = serde_json::to_vec(&data).map_err(|error| error.to_string())?;
         let hash = hex::encode(Sha256::digest(&bytes)).into();
         Ok(Self {
             data,
             digraph,
             by_name,
+            children,
+            handled,
+            finally,
             hash,
         })
     }
@@ -306,6 +397,78 @@ impl Graph {
     /// SHA-256 of the stored form, in hex: the identity that a run is pinned to.
     pub fn hash(&self) -> &Arc<str> {
         &self.hash
+    }
+
+    /// The workflow that a step runs as a run of its own.
+    pub fn child(&self, step: &StepSpec) -> Option<&Arc<Graph>> {
+        self.children.get(step.workflow? as usize)
+    }
+
+    /// Whether another step handles the failure of this one.
+    pub fn handles_failure_of(&self, ix: StepIx) -> bool {
+        self.handled.contains(&ix)
+    }
+
+    /// Whether a step handles the failure of any other.
+    pub fn handles_failures(&self) -> bool {
+        !self.handled.is_empty()
+    }
+
+    /// Whether there are steps that are done at the end of a run, also of one that is cancelled.
+    pub fn has_finally(&self) -> bool {
+        self.finally
+    }
+
+    /// Whether anything that a step does changes the world outside.
+    pub fn has_effect(&self, step: &StepSpec) -> bool {
+        let within = |graph: &Arc<Self>| graph.data.steps.iter().any(|step| graph.has_effect(step));
+        step.stage.as_ref().is_some_and(|stage| stage.effect) || self.child(step).is_some_and(within)
+    }
+
+    /// The graph of a batch of a step: one step, which does the work of all members.
+    ///
+    /// # Errors
+    /// The step is not made in batches.
+    pub fn batch(&self, step: &StepSpec) -> Result<Self, String> {
+        let stage = step.stage.as_ref().filter(|_| step.batch.is_some());
+        let stage = stage.ok_or_else(|| format!("step `{}` is not made in batches", step.name))?;
+        let name = format!("{}_{}", self.data.name, step.name);
+        let name = WorkflowName::new(&name[..name.len().min(64)]).map_err(|error| error.to_string())?;
+        Self::new(GraphData {
+            name,
+            description: format!(
+                "Step `{}` of workflow `{}`, for many runs.",
+                step.name, self.data.name
+            ),
+            subject: "batch".to_owned(),
+            claim: Claim::None,
+            priority: self.data.priority,
+            params: Vec::new(),
+            steps: vec![StepSpec {
+                name: step.name.clone(),
+                stage: Some(StageRef {
+                    many: true,
+                    artifacts: Vec::new(),
+                    ..stage.clone()
+                }),
+                needs: Vec::new(),
+                inputs: BTreeMap::from([("members".to_owned(), Source::Members)]),
+                retry: step.retry.clone(),
+                timeout: step.timeout.clone(),
+                wait: None,
+                when: None,
+                foreach: None,
+                valid_until: None,
+                workflow: None,
+                batch: None,
+                on_failure: Vec::new(),
+                finally: false,
+            }],
+            rewinds: Vec::new(),
+            children: Vec::new(),
+            outputs: BTreeMap::new(),
+            triggers: Vec::new(),
+        })
     }
 
     /// One step.

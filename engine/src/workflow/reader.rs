@@ -215,6 +215,40 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
+    /// The tables of a list: `[[key]]`.
+    pub(super) fn tables(&self, key: &'static str) -> Vec<Table<'a, 'i>> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let hint = format!("write [[{key}]]");
+        let Some(items) = value.get_ref().as_array() else {
+            let message = format!("`{key}` is a list of tables");
+            let wrong = Diagnostic::error("wrong_type", value.span(), message);
+            self.complaints.add(wrong.hint(hint));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for item in items.iter() {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let name = format!("[[{key}]]");
+                    tables.push(Table::new(name, item.span(), table, self.complaints));
+                }
+                None => {
+                    let message = format!("`{key}` is a list of tables");
+                    let wrong = Diagnostic::error("wrong_type", item.span(), message);
+                    self.complaints.add(wrong.hint(hint.clone()));
+                }
+            }
+        }
+        tables
+    }
+
+    /// Where the table is.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     pub(super) fn complaints(&self) -> &'a Complaints {
         self.complaints
     }

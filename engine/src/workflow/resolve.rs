@@ -1,6 +1,9 @@
 //! Checks a file against the stages and against itself, and resolves names into a graph.
 
+mod children;
 mod expressions;
+
+pub(super) use children::Children;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -36,6 +39,7 @@ struct Resolver<'a> {
 pub(super) fn resolve(
     file: &WorkflowFile,
     registry: &StageRegistry,
+    children: &Children<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Graph> {
     let places = file
@@ -52,7 +56,7 @@ pub(super) fn resolve(
         ancestors: Vec::new(),
         unsure: BTreeSet::new(),
     }
-    .run()
+    .run(children)
 }
 
 impl<'a> Resolver<'a> {
@@ -72,7 +76,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn run(mut self) -> Option<Graph> {
+    fn run(mut self, library: &Children<'_>) -> Option<Graph> {
         let file = self.file;
         let name = file
             .name
@@ -90,7 +94,13 @@ impl<'a> Resolver<'a> {
         }
         let params = self.params();
         self.subject();
-        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len()).map(|place| self.stage(place)).collect();
+        let (children, parts) = self.children(library);
+        let stages: Vec<Option<&StageInfo>> = (0..file.steps.len())
+            .map(|place| match &file.steps[place].workflow {
+                Some(_) => children[place].as_ref().map(|child| &child.info),
+                None => self.stage(place),
+            })
+            .collect();
         let order = self.order()?;
         // `order[i]` is the place in the file of the i-th step; `rank` is the way back.
         let mut rank = vec![0; order.len()];
@@ -103,12 +113,7 @@ impl<'a> Resolver<'a> {
         for place in &order {
             let decl = &file.steps[*place];
             let stage = stages[*place];
-            let mut needs: Vec<StepIx> = decl
-                .needs
-                .iter()
-                .filter_map(|need| self.places.get(need.value.as_str()))
-                .map(|at| ix(*at))
-                .collect();
+            let mut needs: Vec<StepIx> = self.needs(*place).into_iter().map(&ix).collect();
             needs.sort();
             needs.dedup();
             let expressions = self.expressions(*place, &stages);
@@ -123,7 +128,16 @@ impl<'a> Resolver<'a> {
             }
             steps.push(StepSpec {
                 name,
-                stage: stage.map(stage_ref),
+                stage: stage.filter(|_| decl.workflow.is_none()).map(stage_ref),
+                workflow: children[*place].as_ref().map(|child| child.part),
+                batch: self.batch(*place, stage),
+                on_failure: decl
+                    .on_failure
+                    .iter()
+                    .filter_map(|of| self.places.get(of.value.as_str()))
+                    .map(|at| ix(*at))
+                    .collect(),
+                finally: decl.finally,
                 needs,
                 inputs,
                 retry: retry(&file.defaults, &decl.policies),
@@ -139,6 +153,8 @@ impl<'a> Resolver<'a> {
             });
         }
         let rewinds = self.rewinds(&stages, &ix);
+        let outputs = self.outputs(&stages, &ix);
+        let triggers = self.triggers(&params);
         // A step that could not be resolved may take any of them.
         if self.unsure.is_empty() && steps.len() == order.len() {
             self.unused_params(&steps);
@@ -161,6 +177,9 @@ impl<'a> Resolver<'a> {
             params,
             steps,
             rewinds,
+            children: parts,
+            outputs,
+            triggers,
         };
         match Graph::new(data) {
             Ok(graph) => Some(graph),
@@ -289,7 +308,28 @@ impl<'a> Resolver<'a> {
             graph.add_node(at);
         }
         for (at, step) in self.file.steps.iter().enumerate() {
-            for need in &step.needs {
+            if step.finally {
+                for (before, _) in self
+                    .file
+                    .steps
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, other)| !other.finally)
+                {
+                    graph.update_edge(NodeIndex::new(before), NodeIndex::new(at), ());
+                }
+            }
+            for need in step.needs.iter().chain(&step.on_failure) {
+                let end = |name: &str| {
+                    self.places
+                        .get(name)
+                        .is_some_and(|at| self.file.steps[*at].finally)
+                };
+                if !step.finally && end(&need.value) {
+                    let message = format!("`{}` comes at the end of the run, after all steps", need.value);
+                    self.error("needs_finally", &need.span, message, None);
+                    continue;
+                }
                 match self.places.get(need.value.as_str()) {
                     Some(needed) => {
                         graph.update_edge(NodeIndex::new(*needed), NodeIndex::new(at), ());
@@ -344,15 +384,30 @@ impl<'a> Resolver<'a> {
         None
     }
 
+    /// The places of the steps that a step needs: those that it names, and before a step of the end all
+    /// others.
+    fn needs(&self, place: usize) -> Vec<usize> {
+        let step = &self.file.steps[place];
+        let named = step.needs.iter().chain(&step.on_failure);
+        let mut needs: Vec<usize> = named
+            .filter_map(|need| self.places.get(need.value.as_str()).copied())
+            .collect();
+        if step.finally {
+            let others = self.file.steps.iter().enumerate();
+            needs.extend(others.filter(|(_, other)| !other.finally).map(|(at, _)| at));
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        needs
+    }
+
     fn all_ancestors(&self, order: &[usize]) -> Vec<BTreeSet<usize>> {
         let mut sets = vec![BTreeSet::new(); order.len()];
         for place in order {
             let mut set = BTreeSet::new();
-            for need in &self.file.steps[*place].needs {
-                if let Some(at) = self.places.get(need.value.as_str()) {
-                    set.insert(*at);
-                    set.extend(sets[*at].iter().copied());
-                }
+            for at in self.needs(*place) {
+                set.insert(at);
+                set.extend(sets[at].iter().copied());
             }
             sets[*place] = set;
         }
@@ -698,7 +753,11 @@ impl<'a> Resolver<'a> {
             let used = steps.iter().any(|step| {
                 let list = step.foreach.as_ref().map(|foreach| &foreach.list);
                 let mut expressions = step.when.iter().chain(&step.valid_until).chain(list);
-                step.inputs.values().any(takes) || expressions.any(|one| one.mentions("params", name))
+                let keys = step
+                    .batch
+                    .as_ref()
+                    .is_some_and(|batch| batch.key.as_deref() == Some(name));
+                keys || step.inputs.values().any(takes) || expressions.any(|one| one.mentions("params", name))
             });
             if !used && !names_subject {
                 let message = format!("no step takes the parameter `{}`", param.name.value);
@@ -722,6 +781,7 @@ fn stage_ref(info: &StageInfo) -> StageRef {
         version: info.version,
         artifacts: artifacts.map(|field| field.name.clone()).collect(),
         effect: info.effect,
+        many: false,
     }
 }
 

@@ -65,7 +65,7 @@ stage!(Take, "take", One, One, false);
 stage!(Try, "try", Maybe, One, false);
 stage!(Send, "send", Nothing, One, true);
 
-fn stages() -> Arc<StageRegistry> {
+pub(super) fn stages() -> Arc<StageRegistry> {
     let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
     let kind = SubjectKind {
         name: "thing",
@@ -84,7 +84,7 @@ fn stages() -> Arc<StageRegistry> {
 }
 
 /// One run of a workflow file, and everything that was committed.
-struct Flow {
+pub(super) struct Flow {
     core: Core,
     run: RunId,
     graph: Arc<Graph>,
@@ -95,7 +95,7 @@ struct Flow {
 }
 
 impl Flow {
-    fn new(steps: &str) -> Self {
+    pub(super) fn new(steps: &str) -> Self {
         let text =
             format!("[workflow]\nname = \"flow\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n{steps}");
         let (graph, complaints) = crate::workflow::load(&text, &stages());
@@ -121,14 +121,14 @@ impl Flow {
         flow
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now {
             wall_ms: self.ms,
             mono_ms: self.ms,
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let now = self.now();
         for transition in self.core.settle(now) {
             if let Some(append) = transition.append {
@@ -150,7 +150,9 @@ impl Flow {
                         };
                         self.core.report(report, now);
                     }
-                    Effect::Attach { .. } => panic!("nothing was restored"),
+                    Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
+                        panic!("nothing was restored, and no run works for another")
+                    }
                 }
             }
         }
@@ -161,11 +163,11 @@ impl Flow {
     }
 
     /// The state as a restart would find it.
-    fn state(&self) -> RunState {
+    pub(super) fn state(&self) -> RunState {
         RunState::fold(&self.run, &self.graph, &self.entries).unwrap()
     }
 
-    fn ends(&mut self, step: &str, result: Result<Outcome<Value>, Failure>) {
+    pub(super) fn ends(&mut self, step: &str, result: Result<Outcome<Value>, Failure>) {
         let Dispatch { key, token, .. } = self
             .running
             .remove(step)
@@ -177,11 +179,11 @@ impl Flow {
         self.settle();
     }
 
-    fn done(&mut self, step: &str, output: Value) {
+    pub(super) fn done(&mut self, step: &str, output: Value) {
         self.ends(step, Ok(Outcome::Done(output)));
     }
 
-    fn ask(&mut self, verb: Verb) -> Result<(), Refused> {
+    pub(super) fn ask(&mut self, verb: Verb) -> Result<(), Refused> {
         let by = By {
             who: "anna".to_owned(),
             why: String::new(),
@@ -193,14 +195,14 @@ impl Flow {
         answer
     }
 
-    fn wait(&mut self, ms: u64) {
+    pub(super) fn wait(&mut self, ms: u64) {
         self.ms += ms;
         self.core.tick(self.now());
         self.settle();
         self.settle();
     }
 
-    fn status(&self, step: &str) -> StepStatus {
+    pub(super) fn status(&self, step: &str) -> StepStatus {
         let state = self.state();
         let ix = state
             .find(&step.parse().unwrap())
@@ -208,15 +210,15 @@ impl Flow {
         state.step(ix).status
     }
 
-    fn running(&self) -> Vec<&str> {
+    pub(super) fn running(&self) -> Vec<&str> {
         self.running.keys().map(String::as_str).collect()
     }
 
-    fn input(&self, step: &str) -> BTreeMap<String, InputValue> {
+    pub(super) fn input(&self, step: &str) -> BTreeMap<String, InputValue> {
         self.running[step].input.clone()
     }
 
-    fn run_status(&self) -> RunStatus {
+    pub(super) fn run_status(&self) -> RunStatus {
         self.state().status
     }
 }

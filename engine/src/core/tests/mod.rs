@@ -1,7 +1,9 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
+mod ends;
 mod flow;
 mod resources;
+mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,6 +69,7 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         version: 1,
         artifacts: Vec::new(),
         effect: false,
+        many: false,
     };
     let step = StepSpec {
         name: StepName::new("work").unwrap(),
@@ -82,6 +85,10 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         when: None,
         foreach: None,
         valid_until: None,
+        workflow: None,
+        batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: crate::id::WorkflowName::new("one").unwrap(),
@@ -92,6 +99,9 @@ fn graph_with(claim: Claim, timeout: Timeouts) -> Arc<Graph> {
         params: vec![param("id", None), param("memory", Some(json!(1)))],
         steps: vec![step],
         rewinds: Vec::new(),
+        children: Vec::new(),
+        outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

@@ -60,6 +60,7 @@ fn graph(need: Value, priority: i32, valid_until: Option<u64>) -> Arc<Graph> {
             version: 2,
             artifacts: Vec::new(),
             effect: false,
+            many: false,
         }),
         needs: Vec::new(),
         inputs: ["cpu", "memory", "disk", "gpus", "file"].map(input).into(),
@@ -70,6 +71,10 @@ fn graph(need: Value, priority: i32, valid_until: Option<u64>) -> Arc<Graph> {
         foreach: None,
         valid_until: valid_until
             .map(|until| serde_json::from_value(json!(until.to_string())).expect("an expression")),
+        workflow: None,
+        batch: None,
+        on_failure: Vec::new(),
+        finally: false,
     };
     let data = GraphData {
         name: WorkflowName::new("loads").unwrap(),
@@ -85,6 +90,9 @@ fn graph(need: Value, priority: i32, valid_until: Option<u64>) -> Arc<Graph> {
         }],
         steps: vec![step],
         rewinds: Vec::new(),
+        children: Vec::new(),
+        outputs: BTreeMap::new(),
+        triggers: Vec::new(),
     };
     Arc::new(Graph::new(data).unwrap())
 }

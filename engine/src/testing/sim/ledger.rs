@@ -231,6 +231,9 @@ impl Ledger {
                 self.end(step, *attempt)?;
                 self.stats.count("lost");
             }
+            Event::StepGivenUp { .. } | Event::RunClosing => {
+                return Err("no step here handles failures or ends".to_owned());
+            }
             Event::AttemptPreempted { .. } => return Err("no executor here can stop attempts".to_owned()),
             Event::AttemptReleased { step, attempt } => {
                 demand!(

@@ -234,6 +234,7 @@ impl RunPlan {
                     version: 1,
                     artifacts: Vec::new(),
                     effect: false,
+                    many: false,
                 }),
                 needs,
                 inputs,
@@ -252,6 +253,10 @@ impl RunPlan {
                 when: None,
                 foreach: None,
                 valid_until: None,
+                workflow: None,
+                batch: None,
+                on_failure: Vec::new(),
+                finally: false,
             });
         }
         let mut data = GraphData {
@@ -268,6 +273,9 @@ impl RunPlan {
             }],
             steps,
             rewinds: Vec::new(),
+            children: Vec::new(),
+            outputs: BTreeMap::new(),
+            triggers: Vec::new(),
         };
         let plain = Graph::new(data.clone()).unwrap();
         let mut seen = BTreeSet::new();

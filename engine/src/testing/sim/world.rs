@@ -415,6 +415,9 @@ impl<'p> World<'p> {
     fn carry_out(&mut self, effect: Effect) -> Result<(), String> {
         let now = self.now();
         match effect {
+            Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
+                return Err("no run here works for another".to_owned());
+            }
             Effect::Dispatch(dispatch) => {
                 let Dispatch { key, token, .. } = &*dispatch;
                 let ledger = &self
@@ -490,7 +493,9 @@ impl<'p> World<'p> {
                     let file: Value = serde_json::from_str(sha256).unwrap();
                     file.pointer(pointer).cloned().unwrap_or(Value::Null)
                 }
-                InputValue::List(_) => return Err(format!("{key} gets a list as {name}")),
+                InputValue::List(_) | InputValue::Fields(_) => {
+                    return Err(format!("{key} gets a list as {name}"));
+                }
             };
             let (what, need) = name.split_once('_').unwrap();
             let (_, output) = ledger.steps[need.parse::<usize>().unwrap()]

@@ -1,0 +1,256 @@
+//! Runs that start by themselves: which times have come, and what is started for them. A time and the run
+//! that is started for it are one commit, so no time counts twice.
+
+use super::*;
+use crate::trigger::{CatchUp, Due, Overlap, TriggerSpec};
+
+/// A run that is to be started because its time has come, as soon as what its subject owns is read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fire {
+    /// The workflow, and which of its triggers.
+    pub workflow: WorkflowName,
+    /// Its place in the file.
+    pub index: u32,
+    /// The time, milliseconds since 1970.
+    pub due: u64,
+    /// Its graph.
+    pub graph: Arc<Graph>,
+    /// The parameters.
+    pub params: Value,
+}
+
+/// Triggers of a workflow that are switched on.
+#[derive(Debug)]
+pub(super) struct Armed {
+    pub(super) graph: Arc<Graph>,
+    /// Triggers whose runs are being started.
+    firing: BTreeSet<u32>,
+}
+
+impl Core {
+    /// Switches the triggers of a workflow on, as its file says now; those of an earlier version are switched
+    /// off.
+    ///
+    /// # Errors
+    /// It has none, or lacks parameters.
+    pub fn enable_triggers(
+        &mut self,
+        graph: Arc<Graph>,
+        source: String,
+        by: By,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let data = graph.data();
+        if data.triggers.is_empty() {
+            let what = format!("workflow `{}` has no [[trigger]]", data.name);
+            return Err(Refused::State(what));
+        }
+        for trigger in &data.triggers {
+            check_params(&self.registry, &graph, &trigger.params)?;
+        }
+        let stored = StoredGraph {
+            data: data.clone(),
+            source,
+        };
+        let event = SiteEvent::TriggersEnabled {
+            workflow: data.name.clone(),
+            graph: Box::new(stored),
+            by,
+        };
+        let name = data.name.clone();
+        self.record_site(event, now)?;
+        let firing = BTreeSet::new();
+        self.armed.insert(name, Armed { graph, firing });
+        Ok(())
+    }
+
+    /// Switches the triggers of a workflow off.
+    ///
+    /// # Errors
+    /// They are not on.
+    pub fn disable_triggers(&mut self, workflow: WorkflowName, by: By, now: Now) -> Result<(), Refused> {
+        if self.site.triggers(&workflow).is_none() {
+            return Err(Refused::State(format!(
+                "no trigger of workflow `{workflow}` is switched on"
+            )));
+        }
+        self.armed.remove(&workflow);
+        self.record_site(SiteEvent::TriggersDisabled { workflow, by }, now)
+    }
+
+    /// Takes up the triggers that are switched on.
+    pub(super) fn arm(&mut self) -> Result<(), String> {
+        for (workflow, enabled) in self.site.all_triggers() {
+            let graph = Graph::new(enabled.graph.data.clone())
+                .map_err(|why| format!("the graph of the trigger of `{workflow}`: {why}"))?;
+            let armed = Armed {
+                graph: Arc::new(graph),
+                firing: BTreeSet::new(),
+            };
+            self.armed.insert(workflow.clone(), armed);
+        }
+        Ok(())
+    }
+
+    /// Sets in motion what has come, unless a run that is open keeps it.
+    pub(super) fn fire_due(&mut self, now: Now) {
+        let mut due = Vec::new();
+        for (workflow, armed) in &self.armed {
+            for (index, trigger) in (0..).zip(&armed.graph.data().triggers) {
+                let last = self.site.last_fired(workflow, index);
+                let Some(come) = last.and_then(|last| trigger.due(last, now.wall_ms)) else {
+                    continue;
+                };
+                if !armed.firing.contains(&index) {
+                    due.push((
+                        workflow.clone(),
+                        index,
+                        trigger.clone(),
+                        come,
+                        armed.graph.clone(),
+                    ));
+                }
+            }
+        }
+        for (workflow, index, trigger, come, graph) in due {
+            let open = self.open_of(&workflow, index);
+            let skipped = match (&open, trigger.overlap) {
+                (_, _) if come.skip => Some("it passed while nothing could start".to_owned()),
+                (Some(run), Overlap::Skip) => Some(format!("{run} was still open")),
+                (Some(_), Overlap::Wait) => continue,
+                (Some(_), Overlap::Allow) | (None, _) => None,
+            };
+            match skipped {
+                Some(why) => self.fired(&workflow, index, come, Err(why), now),
+                None => {
+                    if let Some(armed) = self.armed.get_mut(&workflow) {
+                        armed.firing.insert(index);
+                    }
+                    let fire = Fire {
+                        workflow,
+                        index,
+                        due: come.at,
+                        graph,
+                        params: trigger.params,
+                    };
+                    self.stray.push(Effect::Fire(Box::new(fire)));
+                }
+            }
+        }
+    }
+
+    /// Starts the run of a time that has come.
+    pub fn fire(&mut self, fire: &Fire, artifacts: Result<BTreeMap<String, Value>, String>, now: Now) {
+        let Fire {
+            workflow, index, due, ..
+        } = fire;
+        let Some(armed) = self.armed.get_mut(workflow) else {
+            return;
+        };
+        armed.firing.remove(index);
+        let same = armed.graph.hash() == fire.graph.hash();
+        let Some(trigger) = armed.graph.data().triggers.get(*index as usize).cloned() else {
+            return;
+        };
+        let last = self.site.last_fired(workflow, *index).filter(|last| last < due);
+        let Some(come) = last.filter(|_| same).and_then(|last| trigger.due(last, *due)) else {
+            return;
+        };
+        let source = self
+            .site
+            .triggers(workflow)
+            .map(|enabled| enabled.graph.source.clone());
+        let started = artifacts.map_err(Refused::State).and_then(|artifacts| {
+            let start = StartRun {
+                graph: fire.graph.clone(),
+                source: source.unwrap_or_default(),
+                params: fire.params.clone(),
+                key: Some(key(workflow, *index, *due)),
+                by: By {
+                    who: "sealflow".to_owned(),
+                    why: format!("trigger {index} of {workflow}, {}", crate::clock::rfc3339(*due)),
+                },
+                artifacts,
+                priority: None,
+                fork: None,
+            };
+            self.start(start, now)
+        });
+        self.fired(
+            workflow,
+            *index,
+            come,
+            started.map_err(|refused| refused.to_string()),
+            now,
+        );
+    }
+
+    fn fired(
+        &mut self,
+        workflow: &WorkflowName,
+        index: u32,
+        come: Due,
+        started: Result<RunId, String>,
+        now: Now,
+    ) {
+        let (run, skipped) = match started {
+            Ok(run) => (Some(run), None),
+            Err(why) => {
+                tracing::warn!(%workflow, why, "a trigger's time was left out");
+                (None, Some(why))
+            }
+        };
+        let event = SiteEvent::TriggerFired {
+            workflow: workflow.clone(),
+            index,
+            due: come.at,
+            missed: come.missed,
+            run,
+            skipped,
+        };
+        if let Err(refused) = self.record_site(event, now) {
+            tracing::error!(%workflow, %refused, "a trigger");
+        }
+    }
+
+    /// A run that a trigger started and that is open.
+    fn open_of(&self, workflow: &WorkflowName, index: u32) -> Option<RunId> {
+        let run = self.site.last_run(workflow, index)?;
+        self.runs.contains_key(run).then(|| run.clone())
+    }
+
+    /// When the next time comes, milliseconds since 1970.
+    pub(super) fn next_trigger(&self) -> Option<u64> {
+        let all = self.armed.iter().flat_map(|(workflow, armed)| {
+            let triggers = (0..).zip(&armed.graph.data().triggers);
+            triggers.map(move |(index, trigger)| (workflow, armed, index, trigger))
+        });
+        let waits = all.filter(|(workflow, armed, index, trigger)| {
+            let keeps = trigger.overlap == Overlap::Wait && self.open_of(workflow, *index).is_some();
+            !keeps && !armed.firing.contains(index)
+        });
+        waits
+            .filter_map(|(workflow, _, index, trigger)| trigger.next(self.site.last_fired(workflow, index)?))
+            .min()
+    }
+}
+
+/// The name under which the run of a time is started: once.
+fn key(workflow: &WorkflowName, index: u32, due: u64) -> String {
+    format!("trigger/{workflow}/{index}/{due}")
+}
+
+/// What a trigger does at times that it cannot keep, in words.
+pub fn policy(trigger: &TriggerSpec) -> String {
+    let overlap = match trigger.overlap {
+        Overlap::Skip => "left out while a run is open",
+        Overlap::Wait => "waits for an open run",
+        Overlap::Allow => "runs may overlap",
+    };
+    let missed = match trigger.catch_up {
+        CatchUp::None => "missed times are left out",
+        CatchUp::One => "the last missed time counts",
+        CatchUp::All => "every missed time counts",
+    };
+    format!("{overlap}; {missed}")
+}

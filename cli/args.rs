@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, config, daemon, demo, doctor, executor, init, params, run, stage, store, workflow,
+    completions, config, daemon, demo, doctor, executor, init, params, run, stage, store, trigger, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -31,6 +31,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Workflow(workflow::Args),
     Stage(stage::Args),
+    Trigger(trigger::Args),
     Executor(executor::Args),
     Params(params::Args),
     Store(store::Args),

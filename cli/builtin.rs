@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use sealflow_engine::stage::StageRegistry;
-use sealflow_engine::workflow::{Diagnostic, Graph, load};
+use sealflow_engine::workflow::{Diagnostic, Graph, load_with};
 
 use crate::exit::{CliError, Kind, not_found};
 
@@ -92,12 +92,29 @@ pub(crate) fn names(home_workflows: &Path) -> Vec<String> {
     names
 }
 
+/// Checks a text. Workflows that its steps name are found by name, never by a path.
+pub(crate) fn check(
+    text: &str,
+    registry: &StageRegistry,
+    home_workflows: &Path,
+) -> (Option<Graph>, Vec<Diagnostic>) {
+    let library = |name: &str| {
+        let plain = !name.contains('/') && !name.ends_with(".toml");
+        plain
+            .then(|| find(name, home_workflows).ok())
+            .flatten()
+            .map(|found| found.text)
+    };
+    load_with(text, registry, &library)
+}
+
 /// Checks a text; what is wrong becomes one error with every complaint drawn.
 pub(crate) fn graph(
     found: &Found,
     registry: &StageRegistry,
+    home_workflows: &Path,
 ) -> anyhow::Result<(Arc<Graph>, Vec<Diagnostic>)> {
-    let (graph, diagnostics) = load(&found.text, registry);
+    let (graph, diagnostics) = check(&found.text, registry, home_workflows);
     match graph {
         Some(graph) => Ok((Arc::new(graph), diagnostics)),
         None => {

@@ -32,6 +32,12 @@ pub(crate) struct RunSummary {
     /// The caller's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
+    /// The run whose step's work it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
+    /// If it is a batch, how many members it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) members: Option<u32>,
     /// Runs of higher priority start their steps first.
     #[serde(default)]
     pub(crate) priority: i32,
@@ -174,6 +180,8 @@ pub(crate) fn summary(row: &RunRow) -> RunSummary {
         status: row.status.as_str().to_owned(),
         reason: row.reason.clone(),
         key: row.key.clone(),
+        parent: row.parent.as_ref().map(ToString::to_string),
+        members: Some(row.members).filter(|members| *members > 0),
         priority: row.priority,
         created_at: time(row.created_at),
         updated_at: time(row.updated_at),

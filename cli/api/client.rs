@@ -12,7 +12,10 @@ use sealflow_storage::journal::{DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{ByRequest, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, VerbRequest};
+use super::{
+    ByRequest, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, TriggerRequest, TriggerView,
+    VerbRequest,
+};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
 use crate::home::Listening;
@@ -146,6 +149,22 @@ impl Client {
 
     pub(crate) async fn executors(&self) -> anyhow::Result<Vec<ExecutorDetail>> {
         self.call::<(), _>(Method::GET, "/api/v1/executors", None).await
+    }
+
+    pub(crate) async fn triggers(&self) -> anyhow::Result<Vec<TriggerView>> {
+        self.call::<(), _>(Method::GET, "/api/v1/triggers", None).await
+    }
+
+    /// Switches the triggers of a workflow on or off.
+    pub(crate) async fn trigger(
+        &self,
+        workflow: &str,
+        on: bool,
+        request: &TriggerRequest,
+    ) -> anyhow::Result<()> {
+        let method = if on { Method::PUT } else { Method::DELETE };
+        self.call(method, &format!("/api/v1/triggers/{workflow}"), Some(request))
+            .await
     }
 
     pub(crate) async fn holds(&self) -> anyhow::Result<Vec<HoldView>> {

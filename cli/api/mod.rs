@@ -54,6 +54,48 @@ pub(crate) struct Started {
     pub(crate) run: String,
 }
 
+/// Triggers to switch on or off.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TriggerRequest {
+    /// The text of the workflow file; without it that of the workflow's name in the daemon's home, or the
+    /// embedded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Who asks, and why.
+    #[serde(default)]
+    pub(crate) by: ByRequest,
+}
+
+/// A trigger that is switched on.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct TriggerView {
+    /// The workflow.
+    pub(crate) workflow: String,
+    /// Which of its triggers, from 0.
+    pub(crate) index: u32,
+    /// When, as a cron expression (UTC).
+    pub(crate) cron: String,
+    /// What happens at times that it cannot keep.
+    pub(crate) policy: String,
+    /// The parameters of its runs.
+    pub(crate) params: Value,
+    /// The next time.
+    pub(crate) next: Option<String>,
+    /// The last time that came.
+    pub(crate) last: Option<String>,
+    /// The last run that it started.
+    pub(crate) run: Option<String>,
+    /// Why the last time was left out, if it was.
+    pub(crate) skipped: Option<String>,
+    /// How many times were left out so far.
+    pub(crate) missed: u64,
+    /// Who switched it on.
+    pub(crate) who: String,
+    /// Since when it is on.
+    pub(crate) since: String,
+}
+
 /// Something asked of a run.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

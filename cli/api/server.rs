@@ -6,10 +6,10 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use sealflow_engine::core::{Holding, Refused, Verb};
+use sealflow_engine::core::{Holding, Refused, Verb, policy};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
-use sealflow_engine::id::RunId;
+use sealflow_engine::id::{RunId, WorkflowName};
 use sealflow_engine::journal::{Journal, JournalError, RunFilter};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::site::{Hold, HoldKind};
@@ -25,7 +25,7 @@ use utoipa_axum::routes;
 use super::extract::{Json, Path, Query};
 use super::{
     Amounts, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem, StartRequest,
-    Started, VerbRequest,
+    Started, TriggerRequest, TriggerView, VerbRequest,
 };
 use crate::builtin;
 use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
@@ -60,6 +60,8 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(list_executors))
         .routes(routes!(list_holds))
         .routes(routes!(hold, release))
+        .routes(routes!(list_triggers))
+        .routes(routes!(enable_trigger, disable_trigger))
         .routes(routes!(describe))
 }
 
@@ -266,6 +268,81 @@ async fn list_holds(State(api): Shared) -> Result<Json<Vec<HoldView>>, ApiError>
     Ok(Json(views.collect()))
 }
 
+/// Triggers that are switched on, with the next time of each.
+#[utoipa::path(get, path = "/api/v1/triggers", responses((status = 200, body = Vec<TriggerView>)))]
+async fn list_triggers(State(api): Shared) -> Result<Json<Vec<TriggerView>>, ApiError> {
+    let mut views = Vec::new();
+    for (workflow, enabled) in api.handle.triggers().await? {
+        for (index, trigger) in (0..).zip(&enabled.graph.data.triggers) {
+            let fired = enabled.last.get(&index);
+            let last = fired.map_or(enabled.since, |fired| fired.due);
+            views.push(TriggerView {
+                workflow: workflow.to_string(),
+                index,
+                cron: trigger.cron.clone(),
+                policy: policy(trigger),
+                params: trigger.params.clone(),
+                next: trigger.next(last).map(view::time),
+                last: fired.map(|fired| view::time(fired.due)),
+                run: fired.and_then(|fired| fired.run.as_ref().map(ToString::to_string)),
+                skipped: fired.and_then(|fired| fired.skipped.clone()),
+                missed: fired.map_or(0, |fired| fired.missed),
+                who: enabled.by.text(),
+                since: view::time(enabled.since),
+            });
+        }
+    }
+    Ok(Json(views))
+}
+
+/// Switches the triggers of a workflow on, as its file says now.
+#[utoipa::path(put, path = "/api/v1/triggers/{workflow}", request_body = TriggerRequest, responses((status = 200), (status = 409, body = Problem)))]
+async fn enable_trigger(
+    State(api): Shared,
+    Path(workflow): Path<String>,
+    Json(request): Json<TriggerRequest>,
+) -> Result<Json<()>, ApiError> {
+    let bad = |code, what: String| ApiError(StatusCode::BAD_REQUEST, code, what);
+    let found = match request.source {
+        Some(text) => builtin::Found {
+            label: workflow.clone(),
+            path: None,
+            text,
+        },
+        None if workflow.contains('/') || workflow.ends_with(".toml") => {
+            return Err(bad(
+                "bad_request",
+                format!("`{workflow}` is a path; send the file's text as `source`"),
+            ));
+        }
+        None => builtin::find(&workflow, &api.workflows)
+            .map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?,
+    };
+    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.workflows)
+        .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
+    if graph.data().name.as_str() != workflow {
+        let what = format!("the file is of workflow `{}`", graph.data().name);
+        return Err(bad("bad_request", what));
+    }
+    api.handle
+        .enable_triggers(graph, found.text, by(request.by))
+        .await?;
+    Ok(Json(()))
+}
+
+/// Switches the triggers of a workflow off.
+#[utoipa::path(delete, path = "/api/v1/triggers/{workflow}", request_body = TriggerRequest, responses((status = 200), (status = 409, body = Problem)))]
+async fn disable_trigger(
+    State(api): Shared,
+    Path(workflow): Path<String>,
+    Json(request): Json<TriggerRequest>,
+) -> Result<Json<()>, ApiError> {
+    let name = WorkflowName::new(&workflow)
+        .map_err(|error| ApiError(StatusCode::BAD_REQUEST, "bad_request", error.to_string()))?;
+    api.handle.disable_triggers(name, by(request.by)).await?;
+    Ok(Json(()))
+}
+
 fn hold_kind(text: &str) -> Result<HoldKind, ApiError> {
     let kinds = [HoldKind::Workflow, HoldKind::Stage, HoldKind::Executor];
     let found = kinds.into_iter().find(|kind| kind.as_str() == text);
@@ -351,7 +428,7 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
             ));
         }
     };
-    let (graph, _) = builtin::graph(&found, api.handle.registry())
+    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.workflows)
         .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
     let run = api
         .handle

@@ -246,7 +246,7 @@ async fn start(
     key: String,
 ) -> anyhow::Result<RunId> {
     let found = builtin::find(workflow, &cx.home.workflows())?;
-    let (graph, _) = builtin::graph(&found, handle.registry())?;
+    let (graph, _) = builtin::graph(&found, handle.registry(), &cx.home.workflows())?;
     let run = handle
         .start_run(NewRun {
             graph,

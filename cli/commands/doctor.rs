@@ -274,11 +274,7 @@ fn workflows(cx: &Context) -> Finding {
         .iter()
         .filter(|name| {
             let found = crate::builtin::find(name, &home);
-            found.is_ok_and(|found| {
-                sealflow_engine::workflow::load(&found.text, &registry)
-                    .0
-                    .is_none()
-            })
+            found.is_ok_and(|found| crate::builtin::check(&found.text, &registry, &home).0.is_none())
         })
         .collect();
     if wrong.is_empty() {

@@ -12,6 +12,7 @@ pub(crate) mod params;
 pub(crate) mod run;
 pub(crate) mod stage;
 pub(crate) mod store;
+pub(crate) mod trigger;
 pub(crate) mod workflow;
 
 use crate::args::Command;
@@ -24,9 +25,10 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Init(args) => init::run(&cx, &args),
         Command::Daemon(args) => daemon::run(cx, args).await,
         Command::Run(args) => Box::pin(run::run(cx, args)).await,
-        Command::Workflow(args) => workflow::run(&cx, args).await,
+        Command::Workflow(args) => Box::pin(workflow::run(&cx, args)).await,
         Command::Stage(args) => stage::run(&cx, args).await,
         Command::Executor(args) => executor::run(&cx, args).await,
+        Command::Trigger(args) => trigger::run(&cx, args).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),

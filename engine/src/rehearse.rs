@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Now;
-use crate::core::{Core, Dispatch, Effect, Refused, StartRun, Verb, run_of};
+use crate::core::{Core, Dispatch, Effect, Refused, StartRun, Transition, Verb, run_of};
 use crate::event::{By, Event};
 use crate::executor::{ExecutorSpec, News, Report};
 use crate::failure::{Failure, FailureClass};
@@ -196,9 +196,19 @@ impl Stage {
         }
     }
 
-    /// Commits at once, and carries out.
+    /// Commits at once, and carries out, and what follows from that too.
     fn settle(&mut self) {
-        for transition in self.core.settle(now(self.now_ms)) {
+        loop {
+            let transitions = self.core.settle(now(self.now_ms));
+            if transitions.is_empty() {
+                return;
+            }
+            self.carry_out(transitions);
+        }
+    }
+
+    fn carry_out(&mut self, transitions: Vec<Transition>) {
+        for transition in transitions {
             let other = transition
                 .append
                 .as_ref()

@@ -32,6 +32,12 @@ pub struct RunRow {
     /// The caller's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The run whose step's work it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<RunId>,
+    /// If it is a batch, how many members it has.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub members: u32,
     /// Its parameters.
     pub params: Value,
     /// Its priority.
@@ -46,6 +52,11 @@ pub struct RunRow {
     /// Superseded attempts that have not ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discarding: Vec<Discarding>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_zero(number: &i32) -> bool {
@@ -103,6 +114,8 @@ pub fn run_row(run: &RunState) -> RunRow {
         status: run.status,
         reason: run.pause.as_ref().map(crate::event::PauseReason::text),
         key: run.key.clone(),
+        parent: run.parent.as_ref().map(|parent| parent.key.run.clone()),
+        members: u32::try_from(run.members.len()).unwrap_or(u32::MAX),
         params: run.params.clone(),
         priority: run.priority,
         seq: run.seq,

@@ -186,6 +186,7 @@ mod tests {
             token: Token::new([1; 16]),
             subject: Subject::new("x").unwrap(),
             stage: StageName::new("ends").unwrap(),
+            many: false,
             input: json!({ "how": how }),
             held: Resources::default(),
         }

@@ -38,6 +38,10 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with_type::<types::Deadline>()
         .with_type::<types::Sectors>()
         .with_type::<types::PostPartition>()
+        .with_type::<types::CommD>()
+        .with_type::<types::CommR>()
+        .with_type::<types::Ticket>()
+        .with_type::<types::Seed>()
         .with_type::<String>()
         .with_type::<u64>()
         .with_type::<bool>()
@@ -55,7 +59,7 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with(seal::c2::C2 {
             params: params.clone(),
         })
-        .with(seal::verify_seal::VerifySeal)
+        .with_batch(seal::verify_seal::VerifySeal)
         .with(seal::transfer::Transfer)
         .with(seal::persist::Persist)
         .with(seal::finalize::Finalize)

@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod crash;
+mod documentation;
 mod env;
 mod executors;
 mod house;
@@ -13,5 +14,6 @@ mod offline_seal;
 mod post;
 mod reference;
 mod snap;
+mod together;
 mod verbs;
 mod workflow_files;

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::env::{Home, Outcome, step};
+use crate::env::{Home, Outcome, step, wait_for};
 
 #[test]
 fn a_file_is_sealed_verified_and_unsealed() {
@@ -60,8 +60,71 @@ fn a_file_is_sealed_verified_and_unsealed() {
     assert!(!scratch.join("cache").join("sc-02-data-layer-1.dat").exists());
     home.check_store();
 
+    proofs_are_verified_together(&home, &shown);
     a_range_of_the_piece_comes_back(&home, file, shown["subject"].as_str().unwrap());
     lost_and_damaged_artifacts_are_found(&home, &sector);
+}
+
+const VERIFY: &str = r#"
+[workflow]
+name    = "verify"
+subject = "sector"
+
+[params]
+miner      = "actor_id"
+sector     = "sector_number"
+proof_type = "registered_seal_proof"
+comm_d     = "comm_d"
+comm_r     = "comm_r"
+ticket     = "ticket"
+seed       = "seed"
+proof      = "string"
+
+[steps.verify_seal]
+batch = { key = "proof_type", max = 3, wait = "1h" }
+"#;
+
+/// A batch of a good proof, the same again and a bad one: each has a verdict of its own.
+fn proofs_are_verified_together(home: &Home, sealed: &Value) {
+    let file = home.path().join("verify.toml");
+    std::fs::write(&file, VERIFY).unwrap();
+    let daemon = home.daemon();
+    let of = |name: &str, field: &str| step(sealed, name)["output"][field].as_str().unwrap().to_owned();
+    let params = &sealed["params"];
+    let begin = |comm_r: &str| {
+        let given = [
+            format!("miner={}", params["miner"].as_str().unwrap()),
+            format!("sector={}", params["sector"]),
+            format!("proof_type={}", params["proof_type"].as_str().unwrap()),
+            format!("comm_d={}", of("tree_d", "comm_d")),
+            format!("comm_r={comm_r}"),
+            format!("ticket={}", of("ticket", "ticket")),
+            format!("seed={}", of("seed", "seed")),
+            format!("proof={}", of("c2", "proof")),
+        ];
+        home.start(file.to_str().unwrap(), &given)
+    };
+    let good = of("pc2", "comm_r");
+    let runs = [begin(&good), begin(&good), begin(&of("tree_d", "comm_d"))];
+    wait_for("the verdicts", || {
+        runs.iter()
+            .all(|run| ["succeeded", "paused"].contains(&home.status(run).as_str()))
+    });
+    let ends: Vec<String> = runs.iter().map(|run| home.status(run)).collect();
+    assert_eq!(ends, ["succeeded", "succeeded", "paused"]);
+    let bad = home.json(&["run", "show", &runs[2], "--json"]);
+    assert_eq!(step(&bad, "verify_seal")["failure"]["code"], "proof_invalid");
+    let list = home.json(&["run", "list", "--json"]);
+    let batch: Vec<&Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|run| run["members"] == 3)
+        .collect();
+    assert_eq!((batch.len(), &batch[0]["status"]), (1, &Value::from("succeeded")));
+    home.ok(&["run", "cancel", &runs[2]]);
+    daemon.stop();
+    home.check_store();
 }
 
 /// By size, and with `--deep` by content.

@@ -142,7 +142,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         } => {
             let found = builtin::find(&workflow, &cx.home.workflows())?;
             // Checked here first, so that complaints show the user's own file.
-            builtin::graph(&found, &wire::registry(&cx))?;
+            builtin::graph(&found, &wire::registry(&cx), &cx.home.workflows())?;
             let params = parse_params(&params)?;
             let client = Client::need(&cx).await?;
             let request = StartRequest {

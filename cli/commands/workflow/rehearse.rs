@@ -90,7 +90,7 @@ fn script(args: &Args) -> anyhow::Result<Script> {
 pub(super) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     let registry = wire::registry(cx);
     let found = builtin::find(&args.workflow, &cx.home.workflows())?;
-    let (graph, _) = builtin::graph(&found, &registry)?;
+    let (graph, _) = builtin::graph(&found, &registry, &cx.home.workflows())?;
     let script = script(&args)?;
     let said = script
         .takes

@@ -1,4 +1,4 @@
-//! Verifies a seal proof, as the network would.
+//! Verifies a seal proof, as the network would; in a batch those of many sectors together.
 //!
 //! **Reads** the verifying key of the proof type.
 //!
@@ -11,11 +11,11 @@
 //!   that can make it right, else the run pauses.
 //! - `proofs_library` (transient): the library failed; tried again.
 
-use filecoin_proofs_api::seal::verify_seal;
+use filecoin_proofs_api::seal::{verify_batch_seal, verify_seal};
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
-use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use sealflow_engine::stage::{BatchStage, Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -66,30 +66,79 @@ impl Stage for VerifySeal {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        cx.blocking(move || verdict(&input).map(Outcome::Done)).await
+    }
+}
+
+/// All proofs of a type are checked together, which takes one pairing check instead of one for each. Where
+/// that fails each is checked alone, so that a bad one is found and the others are not held up.
+impl BatchStage for VerifySeal {
+    async fn run_many(
+        &self,
+        cx: &StageContext,
+        inputs: Vec<Input>,
+    ) -> Result<Vec<Result<Output, Failure>>, Failure> {
         cx.blocking(move || {
-            let proof = hex::decode(&input.proof)
-                .map_err(|_| Failure::permanent("bad_input", "the proof is not hexadecimal"))?;
-            let verified = verify_seal(
-                input.proof_type.0,
-                input.comm_r.0,
-                input.comm_d.0,
-                proofs::prover_id(input.miner),
-                proofs::sector_id(input.sector),
-                input.ticket.0,
-                input.seed.0,
-                &proof,
-            )
-            .map_err(|error| proofs::library_failure("verify the seal", &error))?;
-            if verified {
-                Ok(Outcome::Done(Output { verified }))
-            } else {
-                let text = format!(
-                    "the proof of {} with comm_r {} does not verify",
-                    input.sector.0, input.comm_r
-                );
-                Err(Failure::rewind("proof_invalid", text))
+            let alike = inputs
+                .windows(2)
+                .all(|pair| pair[0].proof_type == pair[1].proof_type);
+            if alike && inputs.len() > 1 && together(&inputs) {
+                return Ok(inputs.iter().map(|_| Ok(Output { verified: true })).collect());
             }
+            Ok(inputs.iter().map(verdict).collect())
         })
         .await
     }
+}
+
+/// Whether proofs of one type all verify. What cannot be checked together does not count as bad.
+fn together(inputs: &[Input]) -> bool {
+    let proofs: Option<Vec<Vec<u8>>> = inputs
+        .iter()
+        .map(|input| hex::decode(&input.proof).ok())
+        .collect();
+    let (Some(proofs), Some(first)) = (proofs, inputs.first()) else {
+        return false;
+    };
+    let all = |part: fn(&Input) -> [u8; 32]| inputs.iter().map(part).collect::<Vec<_>>();
+    let sectors: Vec<_> = inputs
+        .iter()
+        .map(|input| proofs::sector_id(input.sector))
+        .collect();
+    let proofs: Vec<&[u8]> = proofs.iter().map(Vec::as_slice).collect();
+    let verified = verify_batch_seal(
+        first.proof_type.0,
+        &all(|input| input.comm_r.0),
+        &all(|input| input.comm_d.0),
+        &all(|input| proofs::prover_id(input.miner)),
+        &sectors,
+        &all(|input| input.ticket.0),
+        &all(|input| input.seed.0),
+        &proofs,
+    );
+    verified.unwrap_or_default()
+}
+
+fn verdict(input: &Input) -> Result<Output, Failure> {
+    let proof = hex::decode(&input.proof)
+        .map_err(|_| Failure::permanent("bad_input", "the proof is not hexadecimal"))?;
+    let verified = verify_seal(
+        input.proof_type.0,
+        input.comm_r.0,
+        input.comm_d.0,
+        proofs::prover_id(input.miner),
+        proofs::sector_id(input.sector),
+        input.ticket.0,
+        input.seed.0,
+        &proof,
+    )
+    .map_err(|error| proofs::library_failure("verify the seal", &error))?;
+    if verified {
+        return Ok(Output { verified });
+    }
+    let text = format!(
+        "the proof of {} with comm_r {} does not verify",
+        input.sector.0, input.comm_r
+    );
+    Err(Failure::rewind("proof_invalid", text))
 }

@@ -106,7 +106,8 @@ struct Checker<'a> {
     report: CheckReport,
     /// Graphs that were looked at; nothing where one is missing or wrong.
     graphs: HashMap<String, Option<Arc<Graph>>>,
-    claims: BTreeMap<Subject, Vec<(RunId, Claim)>>,
+    /// Open runs with what they claim and the run whose work they do.
+    claims: BTreeMap<Subject, Vec<(RunId, Claim, Option<RunId>)>>,
     /// The artifacts that the entries make current: of the run that started last.
     artifacts: BTreeMap<(Subject, String), ArtifactRow>,
     payloads: HashSet<String>,
@@ -182,10 +183,11 @@ impl Checker<'_> {
             Err(error) => return Err(error),
         }
         if !state.status.is_final() {
-            self.claims
-                .entry(state.subject.clone())
-                .or_default()
-                .push((run.clone(), head.claim));
+            self.claims.entry(state.subject.clone()).or_default().push((
+                run.clone(),
+                head.claim,
+                wanted.parent,
+            ));
         }
         self.hold(&state);
         if let Some(key) = &state.key

@@ -19,15 +19,32 @@ struct KeyRecord {
 impl Checker<'_> {
     pub(super) fn claims(&mut self) {
         for (subject, holders) in std::mem::take(&mut self.claims) {
-            let writers = holders.iter().filter(|(_, claim)| *claim == Claim::Write).count();
-            let readers = holders.iter().filter(|(_, claim)| *claim == Claim::Read).count();
+            // What does the work of a run's step claims what that run has.
+            let parts: Vec<_> = holders
+                .iter()
+                .filter(|(_, _, parent)| {
+                    let has = |parent: &RunId| holders.iter().any(|(run, ..)| run == parent);
+                    parent.as_ref().is_some_and(has)
+                })
+                .map(|(run, ..)| run.clone())
+                .collect();
+            let mut holders = holders;
+            holders.retain(|(run, ..)| !parts.contains(run));
+            let writers = holders
+                .iter()
+                .filter(|(_, claim, _)| *claim == Claim::Write)
+                .count();
+            let readers = holders
+                .iter()
+                .filter(|(_, claim, _)| *claim == Claim::Read)
+                .count();
             if writers > 1 || (writers == 1 && readers > 0) {
-                let runs: Vec<_> = holders.iter().map(|(run, _)| run.to_string()).collect();
+                let runs: Vec<_> = holders.iter().map(|(run, ..)| run.to_string()).collect();
                 let what = format!(
                     "{subject} is in use by {}, and one of them writes",
                     runs.join(", ")
                 );
-                let last = holders.last().map(|(run, _)| run.clone());
+                let last = holders.last().map(|(run, ..)| run.clone());
                 self.problem("one run writes to a subject at a time", last.as_ref(), what);
             }
         }

@@ -127,7 +127,7 @@ fn amounts(amounts: &Amounts) -> Vec<String> {
     vec![
         amounts.cpu.to_string(),
         ByteSize(amounts.memory).to_string(),
-        ByteSize(amounts.disk.unwrap_or_default()).to_string(),
+        amounts.disk.map_or_else(|| "no limit".to_owned(), |disk| ByteSize(disk).to_string()),
         gpus.join(" "),
     ]
 }

@@ -430,11 +430,11 @@ impl Core {
             }
             Command::Wake(ix) => Some(Event::StepWoken { step: name(ix) }),
             Command::Pass(ix) => Some(Event::StepPassed { step: name(ix) }),
-            Command::Rewind(at) => {
+            Command::Rewind(at, failed) => {
                 let edge = live.state.graph.data().rewinds.get(*at)?;
                 let event = Event::Rewound {
                     on: edge.on.clone(),
-                    from: name(&edge.from),
+                    from: name(failed),
                     to: name(&edge.to),
                 };
                 let to = edge.to;

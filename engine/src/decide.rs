@@ -32,8 +32,9 @@ pub enum Command {
     Expire(StepIx, u64),
     /// The step has nothing to do. Answered by `StepPassed`.
     Pass(StepIx),
-    /// Take this way back (its place in the graph). Answered by `Rewound`.
-    Rewind(usize),
+    /// Take this way back (its place in the graph), because this step or item failed. Answered by
+    /// `Rewound`.
+    Rewind(usize, StepIx),
     /// Stop starting things. Answered by `RunPaused`.
     Pause(PauseReason),
     /// The run is over. Answered by `RunFinished`.
@@ -117,7 +118,7 @@ fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
             .iter()
             .position(|edge| edge.from == run.base(ix) && edge.on == failure.code);
         return Some(match edge {
-            Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at),
+            Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at, ix),
             Some(at) => Command::Pause(PauseReason::RewindsUsedUp {
                 step: name,
                 taken: run.rewinds[at],

@@ -86,7 +86,7 @@ fn one_cut(plan: &Plan, at: prop::sample::Index, kind: usize) -> Result<Vec<Vec<
 
 #[test]
 fn one_run_ends_the_same_after_every_cut() {
-    let mut runner = TestRunner::new(config(300));
+    let mut runner = TestRunner::new(config(150));
     runner
         .run(&plan(1..=1, 0, Operator::Helps), |plan| every_cut(&plan))
         .unwrap();
@@ -94,7 +94,7 @@ fn one_run_ends_the_same_after_every_cut() {
 
 #[test]
 fn an_operator_changes_nothing_about_the_end() {
-    let mut runner = TestRunner::new(config(150));
+    let mut runner = TestRunner::new(config(80));
     runner
         .run(&plan(1..=1, 6, Operator::Helps), |plan| every_cut(&plan))
         .unwrap();
@@ -102,7 +102,7 @@ fn an_operator_changes_nothing_about_the_end() {
 
 #[test]
 fn many_runs_share_and_all_end() {
-    let mut runner = TestRunner::new(config(150));
+    let mut runner = TestRunner::new(config(80));
     let strategy = (
         plan(1..=20, 6, Operator::Helps),
         any::<prop::sample::Index>(),
@@ -122,7 +122,7 @@ fn many_runs_share_and_all_end() {
 /// from what comes before it (the world checks that), wherever it is cut.
 #[test]
 fn who_meddles_gets_a_coherent_end() {
-    let mut runner = TestRunner::new(config(400));
+    let mut runner = TestRunner::new(config(200));
     let strategy = (
         plan(1..=2, 10, Operator::Meddles),
         any::<prop::sample::Index>(),

@@ -1,5 +1,5 @@
-//! Items under an operator's hands: faults that the simulator found, each with the shortest story that
-//! shows it.
+//! Items under an operator's hands: faults that came to light when the simulator learned what items are,
+//! each with the shortest story that shows it.
 
 use super::*;
 
@@ -103,4 +103,32 @@ fn an_item_can_lead_back() {
     assert_eq!(flow.run_status(), RunStatus::Paused);
     let reason = flow.state().pause.unwrap().text();
     assert!(reason.contains("`each[0]` went back 1 times"), "{reason}");
+}
+
+/// An item that had done nothing yet could not be overridden or begun anew once another item's effect had
+/// landed, although that one is left alone.
+#[test]
+fn what_landed_stands_beside_an_item_that_is_done_again() {
+    let steps = "[steps.list]\n[steps.send]\nneeds = [\"list\"]\nforeach = \"list.numbers\"\n[steps.gather]\nneeds = [\"send\"]\n";
+    let mut flow = Flow::new(steps);
+    flow.done("list", listed(&[5, 6], true));
+    flow.done("send[0]", json!({"number": 50}));
+    flow.ends("send[1]", Err(Failure::permanent("refused", "by the chain")));
+    for landed in ["send[0]", "send", "list"] {
+        let refused = flow.ask(Verb::Rewind(step(landed))).unwrap_err().to_string();
+        assert!(refused.contains("has landed and cannot be undone"), "{refused}");
+    }
+    flow.ask(Verb::Rewind(step("send[1]"))).unwrap();
+    assert_eq!(flow.running(), ["send[1]"]);
+    flow.ask(Verb::Override(step("send[1]"), json!({"number": 60})))
+        .unwrap();
+    assert_eq!(flow.status("send"), StepStatus::Succeeded);
+    assert_eq!(flow.running(), ["gather"]);
+    // For the same reason no item may lead back over the others.
+    let text = format!(
+        "[workflow]\nname = \"flow\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n{steps}[[rewind]]\non = \"x\"\nfrom = \"send\"\nto = \"list\"\n"
+    );
+    let (graph, complaints) = crate::workflow::load(&text, &stages());
+    assert!(graph.is_none());
+    assert_eq!(complaints[0].code, "rewind_across_effect");
 }

@@ -127,7 +127,9 @@ fn amounts(amounts: &Amounts) -> Vec<String> {
     vec![
         amounts.cpu.to_string(),
         ByteSize(amounts.memory).to_string(),
-        amounts.disk.map_or_else(|| "no limit".to_owned(), |disk| ByteSize(disk).to_string()),
+        amounts
+            .disk
+            .map_or_else(|| "no limit".to_owned(), |disk| ByteSize(disk).to_string()),
         gpus.join(" "),
     ]
 }

@@ -502,11 +502,11 @@ impl Core {
             }
             Command::Wake(ix) => Some(Event::StepWoken { step: name(ix) }),
             Command::Pass(ix) => Some(Event::StepPassed { step: name(ix) }),
-            Command::Rewind(at) => {
+            Command::Rewind(at, failed) => {
                 let edge = live.state.graph.data().rewinds.get(*at)?;
                 let event = Event::Rewound {
                     on: edge.on.clone(),
-                    from: name(&edge.from),
+                    from: name(failed),
                     to: name(&edge.to),
                 };
                 let to = edge.to;
@@ -532,12 +532,7 @@ impl Core {
     /// Stops the running attempts of a step and of all that need it: another visit begins.
     fn stop_from(&mut self, run: &RunId, first: StepIx) {
         let Some(live) = self.runs.get(run) else { return };
-        let mut steps = live.state.lineage(first);
-        if live.state.step(first).item.is_some() {
-            // Other items of the step are left alone.
-            let base = live.state.base(first);
-            steps.retain(|ix| *ix == first || live.state.base(*ix) != base);
-        }
+        let steps = live.state.lineage(first);
         self.stop_steps(run, steps);
     }
 

@@ -32,8 +32,9 @@ pub enum Command {
     Expire(StepIx, u64),
     /// The step has nothing to do. Answered by `StepPassed`.
     Pass(StepIx),
-    /// Take this way back (its place in the graph). Answered by `Rewound`.
-    Rewind(usize),
+    /// Take this way back (its place in the graph), because this step or item failed. Answered by
+    /// `Rewound`.
+    Rewind(usize, StepIx),
     /// The step failed for good, which another one handles. Answered by `StepGivenUp`.
     GiveUp(StepIx, PauseReason),
     /// Begin what is done at the end of a run that is cancelled. Answered by `RunClosing`.
@@ -114,7 +115,7 @@ fn step(run: &RunState, ix: StepIx) -> Option<Command> {
                 Some(Command::Pause(reason)) if handled => Some(Command::GiveUp(run.base(ix), reason)),
                 Some(Command::Pause(_)) if !starts => None,
                 // There is nothing to go back to.
-                Some(Command::Rewind(_)) if run.closing => run.step(ix).failure.clone().map(|failure| {
+                Some(Command::Rewind(..)) if run.closing => run.step(ix).failure.clone().map(|failure| {
                     let step = run.name(ix);
                     Command::GiveUp(run.base(ix), PauseReason::Failed { step, failure })
                 }),
@@ -143,7 +144,7 @@ fn failed(run: &RunState, ix: StepIx) -> Option<Command> {
             .iter()
             .position(|edge| edge.from == run.base(ix) && edge.on == failure.code);
         return Some(match edge {
-            Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at),
+            Some(at) if run.rewinds[at] < edges[at].max => Command::Rewind(at, ix),
             Some(at) => Command::Pause(PauseReason::RewindsUsedUp {
                 step: name,
                 taken: run.rewinds[at],

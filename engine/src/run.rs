@@ -465,13 +465,16 @@ impl RunState {
         &state.slots[..total.min(state.slots.len())]
     }
 
-    /// A step, all that need it, directly or not, and the items of all of them.
+    /// What is done again with a step: itself, all that need it, directly or not, and the items of all of
+    /// them; with an item only itself and all that need its step.
     pub fn lineage(&self, first: StepIx) -> Vec<StepIx> {
-        let steps = self.graph.with_descendants(self.base(first));
+        let base = self.base(first);
+        let steps = self.graph.with_descendants(base);
         let all = steps
             .into_iter()
             .flat_map(|ix| std::iter::once(ix).chain(self.items(ix).iter().copied()));
-        all.collect()
+        let again = |ix: &StepIx| first == base || *ix == first || self.base(*ix) != base;
+        all.filter(again).collect()
     }
 
     /// All steps with their states, needs first, and then all items.

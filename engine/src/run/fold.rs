@@ -14,10 +14,20 @@ impl RunState {
             status,
             StepStatus::Ready | StepStatus::Running | StepStatus::Waiting | StepStatus::Failed
         );
-        if live {
-            self.frontier.insert(ix);
+        let changed = if live {
+            self.frontier.insert(ix)
         } else {
-            self.frontier.remove(&ix);
+            self.frontier.remove(&ix)
+        };
+        if let Some((base, _)) = self.step(ix).item
+            && let Some(items) = &mut self.steps[base.get()].items
+            && changed
+        {
+            items.under_way = if live {
+                items.under_way + 1
+            } else {
+                items.under_way - 1
+            };
         }
     }
 

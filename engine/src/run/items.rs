@@ -14,6 +14,10 @@ pub struct Items {
     pub left: u32,
     /// The first that has not been let go.
     next: u32,
+    /// Those of earlier places that are to be done again.
+    again: BTreeSet<u32>,
+    /// How many were let go and are not through.
+    pub(super) under_way: u32,
     /// The list, once it had to be worked out.
     pub(super) list: std::sync::OnceLock<Arc<Value>>,
 }
@@ -28,70 +32,65 @@ impl RunState {
         if count as usize > Foreach::MAX_ITEMS {
             return Err(format!("step `{step}` has {count} items"));
         }
+        // An item that was there before goes on counting its own visits.
         let visit = self.step(ix).visit;
-        for index in 0..count {
-            match self.step(ix).slots.get(index as usize).copied() {
-                Some(slot) => {
-                    let state = &mut self.steps[slot.get()];
-                    state.reset();
-                    state.visit = visit;
-                    state.status = StepStatus::Pending;
-                }
-                None => {
-                    let slot = StepIx(u32::try_from(self.steps.len()).map_err(|_| "too many items")?);
-                    let mut state = StepState::new(StepStatus::Pending, 0, at);
-                    state.visit = visit;
-                    state.item = Some((ix, index));
-                    self.steps.push(state);
-                    self.steps[ix.get()].slots.push(slot);
-                }
-            }
+        for index in u32::try_from(self.step(ix).slots.len()).unwrap_or(u32::MAX)..count {
+            let slot = StepIx(u32::try_from(self.steps.len()).map_err(|_| "too many items")?);
+            let mut state = StepState::new(StepStatus::Pending, 0, at);
+            state.visit = visit;
+            state.item = Some((ix, index));
+            self.steps.push(state);
+            self.steps[ix.get()].slots.push(slot);
         }
         self.steps[ix.get()].items = Some(Items {
             total: count,
             left: count,
             next: 0,
+            again: BTreeSet::new(),
+            under_way: 0,
             list: std::sync::OnceLock::new(),
         });
         self.set_status(ix, StepStatus::Running, at);
-        let window = self
-            .graph
-            .step(ix)
-            .foreach
-            .as_ref()
-            .map_or(1, |foreach| foreach.max_parallel);
-        for _ in 0..window.min(count) {
-            self.let_go(ix, at);
-        }
+        self.let_go(ix, at);
         if count == 0 {
             self.succeed(ix, Output::Inline(Value::Object(serde_json::Map::new())), at);
         }
         Ok(())
     }
 
-    /// The next item may start.
+    /// The next items may start, as many as may be under way beside the others.
     fn let_go(&mut self, step: StepIx, at: u64) {
-        let Some(items) = &mut self.steps[step.get()].items else {
-            return;
-        };
-        if items.next == items.total {
-            return;
+        let foreach = self.graph.step(step).foreach.as_ref();
+        let window = foreach.map_or(1, |foreach| foreach.max_parallel);
+        while let Some(items) = &mut self.steps[step.get()].items
+            && items.under_way < window
+        {
+            let index = match items.again.pop_first() {
+                Some(index) => index,
+                None if items.next == items.total => return,
+                None => {
+                    items.next += 1;
+                    items.next - 1
+                }
+            };
+            let slot = self.steps[step.get()].slots[index as usize];
+            // Somebody may have left it out, or given its output, before its turn.
+            if self.step(slot).status == StepStatus::Pending {
+                self.set_status(slot, StepStatus::Ready, at);
+            }
         }
-        let index = items.next;
-        items.next += 1;
-        let slot = self.steps[step.get()].slots[index as usize];
-        self.set_status(slot, StepStatus::Ready, at);
     }
 
     /// An item is through; after the last one the step is.
     pub(super) fn item_through(&mut self, step: StepIx, at: u64) {
-        self.let_go(step, at);
         let Some(items) = &mut self.steps[step.get()].items else {
             return;
         };
         items.left -= 1;
         if items.left == 0 {
             self.succeed(step, Output::Inline(Value::Object(serde_json::Map::new())), at);
+        } else {
+            self.let_go(step, at);
         }
     }
 
@@ -100,7 +99,9 @@ impl RunState {
         for slot in self.items(step).to_vec() {
             self.supersede(slot);
             if self.step(slot).status != StepStatus::Pending {
-                self.steps[slot.get()].reset();
+                let state = &mut self.steps[slot.get()];
+                state.reset();
+                state.visit += 1;
                 self.set_status(slot, StepStatus::Pending, at);
             }
         }
@@ -120,12 +121,15 @@ impl RunState {
             self.set_status(step, StepStatus::Running, at);
             self.settle_needs(step, at);
         }
-        if let Some(items) = &mut self.steps[step.get()].items {
-            items.left += 1;
-        }
         let state = &mut self.steps[item.get()];
         state.reset();
         state.visit += 1;
-        self.set_status(item, StepStatus::Ready, at);
+        let index = state.item.map_or(0, |(_, index)| index);
+        self.set_status(item, StepStatus::Pending, at);
+        if let Some(items) = &mut self.steps[step.get()].items {
+            items.left += 1;
+            items.again.insert(index);
+        }
+        self.let_go(step, at);
     }
 }

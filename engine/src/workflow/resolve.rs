@@ -711,7 +711,11 @@ impl<'a> Resolver<'a> {
                 let effect = |stage: &StageInfo| stage.effect;
                 stages[*place].is_some_and(effect) && (*place == to || self.ancestors[*place].contains(&to))
             };
-            let crossed = self.ancestors[from].iter().copied().find(lands);
+            let mut crossed = self.ancestors[from].iter().copied().find(lands);
+            // Other items of the step that fails may have landed.
+            if self.file.steps[from].foreach.is_some() && lands(&from) {
+                crossed = Some(from);
+            }
             if let Some(place) = crossed {
                 let message = format!(
                     "going back to `{}` crosses `{}`, whose effect outside cannot be undone",

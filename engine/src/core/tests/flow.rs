@@ -1,6 +1,9 @@
 //! Workflow files driven through the core by hand: conditions, fan-outs, approvals, expiry and what
 //! operators do to steps. After every settling the run is folded anew from its entries and its rows.
 
+mod families;
+mod items;
+
 use super::*;
 use crate::clock::Now;
 use crate::resource::Need;

@@ -1,15 +1,22 @@
 //! An independent reading of one run's log that knows the invariants of the design (§11) and nothing of
-//! `RunState`: every committed entry passes through it.
+//! `RunState`: every committed entry passes through it. `attempts` holds what attempts may do, `back`
+//! what going back does, `values` what expressions come to.
+
+mod attempts;
+mod back;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::event::{Entry, Event, Output, PauseReason, RunEnd, WaitReason};
-use crate::failure::{Failure, FailureClass};
-use crate::id::{StepName, Token};
+use crate::failure::Failure;
+use crate::id::{RunId, StepName, Token};
 use crate::resource::Resources;
 use crate::stage::Wake;
-use crate::workflow::{Graph, StepIx, WaitSpec};
+use crate::workflow::{Graph, StepIx};
 
 /// How often things happened, over all runs.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,24 +47,35 @@ pub(super) struct Holding {
     pub(super) attempt: u32,
     pub(super) executor: String,
     pub(super) held: Resources,
-    pub(super) started_at: u64,
+    started_at: u64,
 }
 
+/// A step, or an item of one.
+pub(super) type At = (StepIx, Option<u32>);
+
+/// What is known of a step or an item.
 #[derive(Debug, Clone, Default)]
-pub(super) struct StepLedger {
+pub(super) struct Place {
     /// The output that counts, with the visit that made it.
     pub(super) done: Option<(u32, Output)>,
+    pub(super) skipped: bool,
     pub(super) current: Option<Holding>,
     pub(super) waiting: Option<(Wake, WaitReason)>,
-    failed: Option<Failure>,
+    pub(super) failed: Option<Failure>,
+    /// A person, or another run, gave it its output or left it out.
+    pub(super) by_person: bool,
+    pub(super) valid_until: Option<u64>,
+    /// How many items it has, once they are listed.
+    pub(super) listed: Option<u32>,
     /// The visit of the last start.
-    pub(super) visit: u32,
+    visit: u32,
     /// No start may be of an earlier visit.
     least_visit: u32,
     last_attempt: u32,
-    /// The fence of every attempt that ever started.
-    pub(super) started: BTreeMap<u32, Token>,
     waited: bool,
+    judged: bool,
+    /// Whether an attempt of this visit started.
+    begun: bool,
     charged: u32,
     failures: u32,
     successes: BTreeSet<u32>,
@@ -67,12 +85,56 @@ pub(super) struct StepLedger {
     pub(super) history: Vec<String>,
 }
 
+impl Place {
+    fn new() -> Self {
+        Self {
+            least_visit: 1,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_through(&self) -> bool {
+        self.done.is_some() || self.skipped
+    }
+
+    /// How often a success was accepted.
+    pub(super) fn accepted(&self) -> usize {
+        self.history.iter().filter(|how| how.ends_with(":done")).count()
+    }
+
+    /// The status that the log gives it, but for the difference between ready and pending.
+    pub(super) fn status(&self) -> &'static str {
+        if self.done.is_some() {
+            "succeeded"
+        } else if self.skipped {
+            "skipped"
+        } else if self.current.is_some() || self.listed.is_some() {
+            "running"
+        } else if self.waiting.is_some() {
+            "waiting"
+        } else if self.failed.is_some() {
+            "failed"
+        } else {
+            "open"
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Ledger {
     pub(super) graph: Arc<Graph>,
     pub(super) phase: Phase,
-    pub(super) steps: Vec<StepLedger>,
+    pub(super) pause: Option<PauseReason>,
+    pub(super) priority: i32,
+    pub(super) steps: Vec<Place>,
+    /// The items of each step; more than are listed, if it once had more.
+    items: Vec<Vec<Place>>,
     pub(super) discarding: BTreeMap<(StepName, u32), Holding>,
+    /// The fence of every attempt that ever started.
+    pub(super) started: BTreeMap<(StepName, u32), Token>,
+    /// What was taken over, and from which run.
+    pub(super) adopted: Vec<(RunId, StepName, Output)>,
+    params: Value,
     signals: BTreeSet<String>,
     taken: Vec<u32>,
     pub(super) rewound: u32,
@@ -87,39 +149,83 @@ macro_rules! demand {
         }
     };
 }
+use demand;
+
+pub(super) use values::value_of;
 
 impl Ledger {
     pub(super) fn new(graph: Arc<Graph>) -> Self {
-        let steps = graph
-            .steps()
-            .map(|_| StepLedger {
-                least_visit: 1,
-                ..StepLedger::default()
-            })
-            .collect();
+        let steps = vec![Place::new(); graph.len()];
         let taken = vec![0; graph.data().rewinds.len()];
         Self {
-            graph,
             phase: Phase::Running,
+            pause: None,
+            priority: graph.data().priority,
+            items: vec![Vec::new(); steps.len()],
             steps,
             discarding: BTreeMap::new(),
+            started: BTreeMap::new(),
+            adopted: Vec::new(),
+            params: Value::Null,
             signals: BTreeSet::new(),
             taken,
             rewound: 0,
             seq: 0,
             stats: Stats::default(),
+            graph,
         }
     }
 
-    pub(super) fn find(&self, step: &StepName) -> StepIx {
-        self.graph.find(step).unwrap()
+    /// A step, or an item of those that are listed.
+    pub(super) fn find(&self, name: &StepName) -> Result<At, String> {
+        let (base, item) = name.split();
+        let base = StepName::new(base).map_err(|error| error.to_string())?;
+        let ix = self.graph.find(&base).ok_or_else(|| format!("no step {base}"))?;
+        let listed = self.steps[ix.get()].listed.unwrap_or(0);
+        match item {
+            Some(item) if item >= listed => Err(format!("{name} is not one of {listed} items")),
+            item => Ok((ix, item)),
+        }
     }
 
-    /// What is held now, by executor, with the number of attempts.
+    pub(super) fn place(&self, (ix, item): At) -> &Place {
+        match item {
+            Some(item) => &self.items[ix.get()][item as usize],
+            None => &self.steps[ix.get()],
+        }
+    }
+
+    fn place_mut(&mut self, (ix, item): At) -> &mut Place {
+        match item {
+            Some(item) => &mut self.items[ix.get()][item as usize],
+            None => &mut self.steps[ix.get()],
+        }
+    }
+
+    pub(super) fn name(&self, (ix, item): At) -> StepName {
+        let name = &self.graph.step(ix).name;
+        item.map_or_else(|| name.clone(), |item| name.item(item))
+    }
+
+    /// The listed items of a step.
+    pub(super) fn items(&self, ix: StepIx) -> &[Place] {
+        &self.items[ix.get()][..self.steps[ix.get()].listed.unwrap_or(0) as usize]
+    }
+
+    /// All steps and listed items.
+    pub(super) fn places(&self) -> impl Iterator<Item = (At, &Place)> {
+        self.graph.steps().flat_map(|(ix, _)| {
+            let items = (0..).map(Some).zip(self.items(ix));
+            std::iter::once((None, &self.steps[ix.get()]))
+                .chain(items)
+                .map(move |(item, place)| ((ix, item), place))
+        })
+    }
+
+    /// What is held now.
     pub(super) fn holdings(&self) -> impl Iterator<Item = &Holding> {
-        self.steps
-            .iter()
-            .filter_map(|step| step.current.as_ref())
+        self.places()
+            .filter_map(|(_, place)| place.current.as_ref())
             .chain(self.discarding.values())
     }
 
@@ -142,418 +248,162 @@ impl Ledger {
     fn event(&mut self, event: &Event, at: u64) -> Result<(), String> {
         demand!(!matches!(self.phase, Phase::Ended(_)), "the run has ended");
         match event {
-            Event::RunStarted { .. } => demand!(self.seq == 1, "a second start"),
-            Event::AttemptStarted {
-                step,
-                visit,
-                attempt,
-                token,
-                executor,
-                held,
-            } => {
-                self.started(step, *visit, *attempt)?;
-                let ix = self.find(step);
-                let holding = Holding {
-                    attempt: *attempt,
-                    executor: executor.clone(),
-                    held: *held,
-                    started_at: at,
-                };
-                self.steps[ix.get()].started.insert(*attempt, token.clone());
-                self.steps[ix.get()].current = Some(holding);
+            Event::RunStarted { params, priority, .. } => {
+                demand!(self.seq == 1, "a second start");
+                self.params = params.clone();
+                self.priority = priority.unwrap_or(self.priority);
             }
-            Event::AttemptSucceeded {
-                step,
-                attempt,
-                output,
-                ..
-            } => {
-                let (ix, _) = self.end(step, *attempt)?;
-                let text = serde_json::to_string(output).unwrap();
-                // While a run is cancelled its attempts are asked to stop, but are still the current ones:
-                // one that ends its work all the same has done it.
-                let stopped = self.phase == Phase::Cancelling && text.contains("\"poison\"");
-                demand!(
-                    stopped || !text.contains("poison"),
-                    "the success of a superseded or forged attempt counts"
-                );
-                if matches!(output, Output::Payload { .. }) {
-                    self.stats.count("payload");
-                }
-                let state = &mut self.steps[ix.get()];
-                demand!(
-                    state.successes.insert(state.visit),
-                    "visit {} succeeds twice",
-                    state.visit
-                );
-                state.done = Some((state.visit, output.clone()));
-                state.history.push(format!("{}:done", state.visit));
-            }
-            Event::AttemptFailed {
-                step,
-                attempt,
-                failure,
-                charged,
-                still_running,
-                ..
-            } => {
-                let (ix, holding) = self.end(step, *attempt)?;
-                let late = at.saturating_sub(holding.started_at);
-                let timeout = &self.graph.step(ix).timeout;
-                match failure.code.as_ref() {
-                    "ran_too_long" => {
-                        self.stats.count("ran too long");
-                        demand!(late >= timeout.run_ms.unwrap(), "given up after {late} ms");
-                    }
-                    "silent_too_long" => {
-                        self.stats.count("silent too long");
-                        demand!(late >= timeout.silence_ms.unwrap(), "given up after {late} ms");
-                    }
-                    _ => demand!(!still_running, "given up without a limit"),
-                }
-                if *still_running {
-                    self.discarding.insert((step.clone(), *attempt), holding);
-                }
-                let cancelling = self.phase == Phase::Cancelling;
-                let critical = failure.class == FailureClass::Critical;
-                demand!(*charged != critical || cancelling, "charged: {charged}");
-                if critical {
-                    self.stats.count("critical");
-                }
-                let state = &mut self.steps[ix.get()];
-                state.charged += u32::from(*charged);
-                state.failures += 1;
-                state.failed = Some(failure.clone());
-                *state.ended.entry(state.visit).or_default() += 1;
-                state.history.push(format!("{}:{}", state.visit, failure.code));
-            }
-            Event::AttemptLost { step, attempt, .. } => {
-                self.end(step, *attempt)?;
-                self.stats.count("lost");
-            }
-            Event::StepGivenUp { .. } | Event::RunClosing => {
-                return Err("no step here handles failures or ends".to_owned());
-            }
-            Event::AttemptPreempted { .. } => return Err("no executor here can stop attempts".to_owned()),
-            Event::AttemptReleased { step, attempt } => {
-                demand!(
-                    self.discarding.remove(&(step.clone(), *attempt)).is_some(),
-                    "nothing to release"
-                );
-                self.stats.count("released");
-            }
+            Event::AttemptStarted { .. }
+            | Event::AttemptSucceeded { .. }
+            | Event::AttemptFailed { .. }
+            | Event::AttemptLost { .. }
+            | Event::AttemptReleased { .. } => self.attempt(event, at)?,
             Event::StepWaiting {
                 step,
                 wake,
                 reason,
                 attempt,
             } => self.waits(step, wake, *reason, *attempt, at)?,
-            Event::StepWoken { step } => {
-                let ix = self.find(step);
-                let Some((wake, reason)) = self.steps[ix.get()].waiting.take() else {
-                    return Err("it did not wait".to_owned());
-                };
-                match &wake {
-                    Wake::At(due) => demand!(at >= *due, "woken {} ms early", due - at),
-                    Wake::Signal(name) => demand!(self.signals.contains(name), "no such signal came"),
-                    Wake::Approval(_) => return Err("woken without an approval".to_owned()),
+            Event::StepWoken { step } => self.wakes(step, at)?,
+            Event::StepApproved { step, .. } => {
+                let place = self.find(step)?;
+                let place = self.place_mut(place);
+                match place.waiting.take() {
+                    Some((Wake::Approval(_), reason)) => place.waited |= reason == WaitReason::Declared,
+                    other => return Err(format!("approved while it waits for {other:?}")),
                 }
-                self.steps[ix.get()].waited |= reason == WaitReason::Declared;
+                self.stats.count("approved");
             }
             Event::StepPassed { step } => {
-                let ix = self.find(step);
-                self.may_begin(ix)?;
-                demand!(
-                    self.phase == Phase::Running,
-                    "a step passes while the run is {:?}",
-                    self.phase
-                );
-                demand!(self.graph.step(ix).stage.is_none(), "a step with a stage passes");
-                let state = &mut self.steps[ix.get()];
-                state.visit = state.visit.max(state.least_visit);
-                state.done = Some((state.visit, Output::Inline(serde_json::json!({}))));
+                let (ix, _) = self.find(step)?;
+                self.may_begin((ix, None))?;
+                self.is_running("a step passes")?;
+                let spec = self.graph.step(ix);
+                demand!(spec.stage.is_none(), "a step with a stage passes");
+                let place = &mut self.steps[ix.get()];
+                place.visit = place.visit.max(place.least_visit);
+                place.done = Some((place.visit, Output::Inline(json!({}))));
                 self.stats.count("passed");
             }
+            Event::StepJudged {
+                step,
+                skip,
+                valid_until,
+            } => self.judged(step, skip.as_deref(), *valid_until)?,
+            Event::ItemsListed { step, count } => self.listed(step, *count)?,
+            Event::StepExpired { step } => self.expires(step, at)?,
+            Event::StepSkipped { step, .. } => self.skips(step)?,
+            Event::StepOverridden { step, output, .. } => self.overridden(step, output)?,
+            Event::StepAdopted { step, output, from } => self.adopts(step, output, from)?,
             Event::Rewound { on, from, to } => self.rewinds(on, from, to)?,
+            Event::StepRedone { step, .. } => {
+                let place = self.find(step)?;
+                self.has_begun(place)?;
+                match place {
+                    (ix, None) => self.again(ix),
+                    at => self.item_again(at),
+                }
+                self.rewound += 1;
+                self.stats.count(if place.1.is_some() {
+                    "item redone"
+                } else {
+                    "redone"
+                });
+            }
+            Event::StepRetried { step, .. } => self.retried(step)?,
             Event::SignalReceived { name, .. } => {
                 self.signals.insert(name.clone());
+                self.stats.count("signal");
+            }
+            Event::StepGivenUp { .. } | Event::RunClosing | Event::AttemptPreempted { .. } => {
+                return Err("no step here handles failures, ends or is preempted".to_owned());
+            }
+            Event::RunPrioritized { priority, .. } => {
+                self.priority = *priority;
+                self.stats.count("prioritized");
             }
             Event::RunPaused { reason } => {
-                demand!(self.phase == Phase::Running, "paused while {:?}", self.phase);
+                self.is_running("paused")?;
                 self.phase = Phase::Paused;
+                self.pause = Some(reason.clone());
                 self.pauses(reason)?;
             }
             Event::RunResumed { .. } => {
                 demand!(self.phase == Phase::Paused, "resumed while {:?}", self.phase);
                 self.phase = Phase::Running;
+                self.pause = None;
                 self.stats.count("resumed");
             }
-            Event::StepRetried { step, .. } => {
-                let ix = self.find(step);
-                let backs_off = matches!(self.steps[ix.get()].waiting, Some((_, WaitReason::Backoff)));
-                let state = &mut self.steps[ix.get()];
-                demand!(
-                    state.failed.is_some() || backs_off,
-                    "neither failed nor backing off"
-                );
-                (state.charged, state.failures, state.failed, state.waiting) = (0, 0, None, None);
-                for (edge, taken) in self.graph.data().rewinds.iter().zip(&mut self.taken) {
-                    if edge.from == ix {
-                        *taken = 0;
-                    }
-                }
-                self.stats.count("retried");
-            }
-            Event::StepRedone { step, .. } => {
-                let ix = self.find(step);
-                demand!(self.steps[ix.get()].done.is_some(), "redone before it was done");
-                self.again(ix);
-                self.rewound += 1;
-                self.stats.count("redone");
-            }
-            Event::StepJudged { .. }
-            | Event::ItemsListed { .. }
-            | Event::StepExpired { .. }
-            | Event::StepSkipped { .. }
-            | Event::StepOverridden { .. }
-            | Event::StepAdopted { .. }
-            | Event::StepApproved { .. } => return Err("no such thing is in the plan".to_owned()),
-            Event::RunPrioritized { .. } => {}
             Event::CancelRequested { .. } => {
                 demand!(self.phase != Phase::Cancelling, "cancelled twice");
                 self.phase = Phase::Cancelling;
+                self.pause = None;
                 self.stats.count("cancelled");
             }
-            Event::RunFinished { end } => {
-                demand!(
-                    self.holdings().next().is_none(),
-                    "an attempt still holds something"
-                );
-                match end {
-                    RunEnd::Succeeded => {
-                        demand!(self.phase == Phase::Running, "succeeds while {:?}", self.phase);
-                        demand!(
-                            self.steps.iter().all(|step| step.done.is_some()),
-                            "a step is undone"
-                        );
-                    }
-                    RunEnd::Cancelled => demand!(self.phase == Phase::Cancelling, "cancelled unasked"),
-                }
-                self.phase = Phase::Ended(*end);
-            }
+            Event::RunFinished { end } => self.finishes(*end)?,
         }
         Ok(())
     }
 
-    /// Whether what comes before the work of a step is behind it.
-    fn may_begin(&self, ix: StepIx) -> Result<(), String> {
-        let spec = self.graph.step(ix);
-        let state = &self.steps[ix.get()];
-        for need in &spec.needs {
-            demand!(
-                self.steps[need.get()].done.is_some(),
-                "step {} that it needs has not succeeded",
-                need.0
-            );
-        }
-        demand!(state.done.is_none(), "it has succeeded already");
-        demand!(state.current.is_none(), "it runs already");
-        demand!(state.waiting.is_none(), "it waits");
-        demand!(
-            state.failed.is_none(),
-            "it has failed and nobody asked for another attempt"
-        );
-        demand!(
-            spec.wait.is_none() || state.waited,
-            "its declared wait is not over"
-        );
-        Ok(())
-    }
-
-    fn started(&mut self, step: &StepName, visit: u32, attempt: u32) -> Result<(), String> {
-        let ix = self.find(step);
+    fn is_running(&self, what: &str) -> Result<(), String> {
         demand!(
             self.phase == Phase::Running,
-            "starts while the run is {:?}",
+            "{what} while the run is {:?}",
             self.phase
         );
-        self.may_begin(ix)?;
-        demand!(
-            self.discarding.is_empty(),
-            "starts beside an attempt that was given up"
-        );
-        let state = &mut self.steps[ix.get()];
-        demand!(
-            attempt == state.last_attempt + 1,
-            "attempt {attempt} follows {}",
-            state.last_attempt
-        );
-        demand!(
-            visit == state.least_visit,
-            "visit {visit} instead of {}",
-            state.least_visit
-        );
-        state.last_attempt = attempt;
-        state.visit = visit;
         Ok(())
     }
 
-    fn end(&mut self, step: &StepName, attempt: u32) -> Result<(StepIx, Holding), String> {
-        let ix = self.find(step);
-        match self.steps[ix.get()].current.take() {
-            Some(holding) if holding.attempt == attempt => Ok((ix, holding)),
-            other => Err(format!("the current attempt is {other:?}")),
-        }
-    }
-
-    fn waits(
-        &mut self,
-        step: &StepName,
-        wake: &Wake,
-        reason: WaitReason,
-        attempt: Option<u32>,
-        at: u64,
-    ) -> Result<(), String> {
-        let ix = self.find(step);
-        let spec = self.graph.clone();
-        let spec = spec.step(ix);
-        match reason {
-            WaitReason::Declared => {
-                self.may_begin(ix).or_else(|why| {
-                    if why.contains("declared") {
-                        Ok(())
-                    } else {
-                        Err(why)
-                    }
-                })?;
-                demand!(!self.steps[ix.get()].waited, "it has waited");
-                match (spec.wait.as_ref().unwrap(), wake) {
-                    (WaitSpec::For(ms), Wake::At(due)) => demand!(at + ms == *due, "waits until {due}"),
-                    (WaitSpec::Signal(name), Wake::Signal(other)) => {
-                        demand!(name == other, "waits for {other}")
-                    }
-                    _ => return Err("another kind of wait than declared".to_owned()),
-                }
-                self.stats.count(if matches!(wake, Wake::At(_)) {
-                    "wait for"
-                } else {
-                    "wait signal"
-                });
-            }
-            WaitReason::Parked => {
-                self.end(step, attempt.unwrap())?;
-                let state = &mut self.steps[ix.get()];
-                *state.ended.entry(state.visit).or_default() += 1;
-                state.history.push(format!("{}:parked", state.visit));
-                self.stats.count(if matches!(wake, Wake::At(_)) {
-                    "park for"
-                } else {
-                    "park signal"
-                });
-            }
-            WaitReason::Backoff => {
-                let state = &mut self.steps[ix.get()];
-                let failure = state.failed.take().ok_or("it has not failed")?;
-                demand!(
-                    spec.retry.on.contains(&failure.class),
-                    "a {:?} failure is retried",
-                    failure.class
-                );
-                demand!(
-                    state.charged < spec.retry.max_attempts,
-                    "retried after {} charged attempts",
-                    state.charged
-                );
-                let least = u64::try_from(spec.retry.backoff(state.failures).as_millis()).unwrap();
-                let Wake::At(due) = wake else {
-                    return Err("backs off until a signal".to_owned());
-                };
-                demand!(*due >= at + least, "backs off {} ms instead of {least}", due - at);
-                self.stats.count("backoff");
-            }
-        }
-        self.steps[ix.get()].waiting = Some((wake.clone(), reason));
-        Ok(())
-    }
-
-    fn rewinds(&mut self, on: &str, from: &StepName, to: &StepName) -> Result<(), String> {
-        let (from, to) = (self.find(from), self.find(to));
-        let failure = self.steps[from.get()].failed.clone().ok_or("it has not failed")?;
+    fn finishes(&mut self, end: RunEnd) -> Result<(), String> {
         demand!(
-            failure.class == FailureClass::Rewind && failure.code == on,
-            "it failed with {failure}"
+            self.holdings().next().is_none(),
+            "an attempt still holds something"
         );
-        let edges = &self.graph.data().rewinds;
-        let edge = edges
-            .iter()
-            .position(|edge| edge.on == on && edge.from == from && edge.to == to);
-        let edge = edge.ok_or("no such edge")?;
-        self.taken[edge] += 1;
-        demand!(
-            self.taken[edge] <= edges[edge].max,
-            "taken {} times",
-            self.taken[edge]
-        );
-        self.again(to);
-        self.rewound += 1;
-        self.stats.count("rewound");
+        match end {
+            RunEnd::Succeeded => {
+                self.is_running("it succeeds")?;
+                demand!(self.steps.iter().all(Place::is_through), "a step is undone");
+            }
+            RunEnd::Cancelled => demand!(self.phase == Phase::Cancelling, "cancelled unasked"),
+        }
+        self.phase = Phase::Ended(end);
         Ok(())
-    }
-
-    /// Another visit of the steps from `to` on, found by their needs.
-    fn again(&mut self, to: StepIx) {
-        let mut again = BTreeSet::from([to]);
-        for (ix, spec) in self.graph.steps() {
-            if spec.needs.iter().any(|need| again.contains(need)) {
-                again.insert(ix);
-            }
-        }
-        // A step whose needs were met has begun its visit.
-        let begun = |ix: &StepIx| {
-            self.graph
-                .step(*ix)
-                .needs
-                .iter()
-                .all(|need| self.steps[need.get()].done.is_some())
-        };
-        let begun: BTreeSet<StepIx> = again.iter().copied().filter(begun).collect();
-        for ix in again {
-            let name = self.graph.step(ix).name.clone();
-            let state = &mut self.steps[ix.get()];
-            if let Some(holding) = state.current.take() {
-                self.discarding.insert((name, holding.attempt), holding);
-                self.stats.count("superseded by rewind");
-            }
-            state.least_visit += u32::from(begun.contains(&ix));
-            if let Some(WaitSpec::Signal(signal)) = &self.graph.step(ix).wait {
-                self.signals.remove(signal);
-            }
-            (state.done, state.waiting, state.failed) = (None, None, None);
-            (state.charged, state.failures, state.waited) = (0, 0, false);
-        }
     }
 
     fn pauses(&mut self, reason: &PauseReason) -> Result<(), String> {
-        let failed = |step: &StepName| self.steps[self.find(step).get()].failed.is_some();
+        let failed = |step: &StepName| {
+            let at = self.find(step)?;
+            demand!(
+                self.place(at).failed.is_some(),
+                "paused for a step that has not failed"
+            );
+            Ok(at)
+        };
         match reason {
-            PauseReason::Expression { .. } => return Err("the plan has no expressions".to_owned()),
+            PauseReason::Expression { step, .. } => {
+                let at = self.find(step)?;
+                demand!(
+                    self.puzzles(at.0),
+                    "paused for an expression that can be worked out"
+                );
+                self.stats.count("paused by expression");
+            }
             PauseReason::Operator(_) => self.stats.count("paused by operator"),
             PauseReason::Failed { step, failure } => {
-                demand!(failed(step), "paused for a step that has not failed");
-                let spec = self.graph.step(self.find(step));
+                let (ix, item) = failed(step)?;
                 demand!(
-                    !spec.retry.on.contains(&failure.class),
+                    !self.graph.step(ix).retry.on.contains(&failure.class),
                     "a failure that is retried pauses the run"
                 );
                 self.stats.count("paused by failure");
+                if item.is_some() {
+                    self.stats.count("paused by item");
+                }
             }
             PauseReason::RetriesUsedUp { step, attempts, .. } => {
-                demand!(failed(step), "paused for a step that has not failed");
-                let ix = self.find(step);
-                let (charged, most) = (
-                    self.steps[ix.get()].charged,
-                    self.graph.step(ix).retry.max_attempts,
-                );
+                let at = failed(step)?;
+                let charged = self.place(at).charged;
+                let most = self.graph.step(at.0).retry.max_attempts;
                 demand!(
                     charged == *attempts && charged == most,
                     "{charged} of {most} attempts are charged"
@@ -561,8 +411,7 @@ impl Ledger {
                 self.stats.count("paused by retries");
             }
             PauseReason::RewindsUsedUp { step, taken, failure } => {
-                demand!(failed(step), "paused for a step that has not failed");
-                let ix = self.find(step);
+                let (ix, _) = failed(step)?;
                 let edges = self.graph.data().rewinds.iter().zip(&self.taken);
                 let mut edges = edges.filter(|(edge, _)| edge.from == ix && edge.on == failure.code);
                 let fits = edges.any(|(edge, count)| *count == *taken && *count == edge.max);

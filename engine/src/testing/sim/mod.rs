@@ -1,9 +1,12 @@
 //! The simulator: random workflows with random outcomes, driven through `Core` with a model executor, a
-//! clock that is told what time it is, and a log that can be cut anywhere. `ledger` is a second,
-//! independent reading of the log that knows the invariants and nothing of `RunState`.
+//! clock that is told what time it is, an operator who interferes, and a log that can be cut anywhere.
+//! `plan` says what happens, `graph` and `stages` make a workflow of it, `world` lives it. `ledger` is a
+//! second, independent reading of the log that knows the invariants and nothing of `RunState`.
 
+mod graph;
 mod ledger;
 mod plan;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod world;

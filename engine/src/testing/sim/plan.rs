@@ -1,22 +1,13 @@
-//! Random runs: a graph, and for each step what its attempts do, visit by visit.
+//! Random plans: how steps hang together, what their attempts do, visit by visit, and what an operator asks.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::executor::{ExecutorSpec, Machine};
-use crate::failure::{Failure, FailureClass};
-use crate::id::{StageName, StepName, Subject, WorkflowName};
-use crate::resource::{Need, Resources};
-use crate::stage::{Claim, Outcome, Stage, StageContext, StageRegistry, SubjectKind};
-use crate::workflow::{
-    Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec, Timeouts, WaitSpec,
-};
+use crate::failure::Failure;
+use crate::id::StepName;
+use crate::workflow::{Graph, StepIx};
 
 /// What one attempt does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +19,7 @@ pub(super) enum Turn {
     Back(u8),
     ParkFor(u16),
     ParkSignal,
+    ParkApproval,
     /// Never ends by itself; fails at once where the step has no time limit.
     Hang,
     /// Hangs, but goes on reporting progress.
@@ -36,20 +28,38 @@ pub(super) enum Turn {
     Talk,
 }
 
+/// A step. Small numbers choose among variants; most values of each choose the plain one.
 #[derive(Debug, Clone)]
 pub(super) struct StepPlan {
-    needs: u16,
-    stage: u8,
-    wait: u8,
-    max_attempts: u32,
-    retry_on: u8,
-    timeout: u8,
+    pub(super) needs: u16,
+    pub(super) stage: u8,
+    pub(super) wait: u8,
+    /// Which condition it has.
+    pub(super) when: u8,
+    /// Where its items come from.
+    pub(super) each: u8,
+    pub(super) max_parallel: u32,
+    /// What says until when it is worth something.
+    pub(super) expires: u8,
+    /// Whether it can do without steps that were skipped.
+    pub(super) lenient: bool,
+    pub(super) max_attempts: u32,
+    pub(super) retry_on: u8,
+    pub(super) timeout: u8,
     pub(super) ms: u16,
     pub(super) payload: bool,
     /// Does not stop when it is asked to.
     pub(super) stubborn: bool,
+    /// The list that it gives has so many items, or one more.
+    pub(super) list: u8,
+    /// The flag that it gives.
+    pub(super) flag: bool,
+    /// How long what it gives is worth something, in milliseconds.
+    pub(super) lasts: u16,
     /// For each visit, what its attempts do before one succeeds.
     pub(super) script: Vec<Vec<Turn>>,
+    /// The item that can never be done.
+    pub(super) poisoned: Option<u32>,
 }
 
 /// How steps hang together.
@@ -67,17 +77,60 @@ pub(super) enum Shape {
 pub(super) struct RunPlan {
     pub(super) shape: Shape,
     pub(super) steps: Vec<StepPlan>,
-    rewinds: Vec<(u8, u8, u8, u32)>,
+    pub(super) rewinds: Vec<(u8, u8, u8, u32)>,
+    /// Its priority when it starts, if it is not the workflow's.
+    pub(super) priority: Option<i32>,
+    /// Its workflow, once it was made.
+    pub(super) made: Made,
 }
 
+/// A workflow that is made once and does not clutter what is printed of a plan.
+#[derive(Clone, Default)]
+pub(super) struct Made(pub(super) Arc<OnceLock<Arc<Graph>>>);
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// A step, or an item of it, as far as it has that many.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) step: u8,
+    pub(super) item: Option<u8>,
+}
+
+/// What an operator asks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ask {
     Pause,
     Resume,
     Cancel,
     RetryAll,
-    Retry(u8),
+    Retry(Target),
     Signal(u8),
+    Approve(Target),
+    Prioritize(i32),
+    Rewind(Target),
+    Skip(Target),
+    /// Give a step the very output that it gives.
+    Confirm(Target),
+    /// Give a step another output than its own.
+    Override(Target),
+    /// Start another run that takes over what comes before this step.
+    Fork(u8),
+}
+
+/// What kind of operator there is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Operator {
+    /// What they ask changes nothing about the end.
+    Helps,
+    /// They leave steps out and give outputs of their own.
+    Meddles,
+    /// They do that, and cancel.
+    Cancels,
 }
 
 #[derive(Debug, Clone)]
@@ -99,6 +152,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         4 => prop_oneof![3 => Just(0_u8), 1 => Just(1)].prop_map(Turn::Back),
         1 => (1..5000_u16).prop_map(Turn::ParkFor),
         1 => Just(Turn::ParkSignal),
+        1 => Just(Turn::ParkApproval),
         1 => Just(Turn::Hang),
         1 => Just(Turn::HangTalking),
         1 => Just(Turn::Talk),
@@ -106,7 +160,8 @@ fn turn() -> impl Strategy<Value = Turn> {
 }
 
 fn step() -> impl Strategy<Value = StepPlan> {
-    let shape = (any::<u16>(), any::<u16>(), 0..8_u8, 0..8_u8);
+    let shape = (any::<u16>(), any::<u16>(), 0..8_u8, 0..12_u8);
+    let flow = (0..14_u8, 0..9_u8, 1..4_u32, 0..12_u8, any::<bool>());
     let rules = (1..4_u32, 0..5_u8, 0..4_u8);
     let script = vec(vec(turn(), 0..4), 0..4);
     let work = (
@@ -115,191 +170,112 @@ fn step() -> impl Strategy<Value = StepPlan> {
         any::<bool>(),
         script,
     );
-    (shape, rules, work).prop_map(|(shape, rules, work)| StepPlan {
+    let gives = (
+        prop_oneof![1 => Just(0_u8), 2 => 0..4_u8],
+        any::<bool>(),
+        0..6000_u16,
+    );
+    (shape, flow, rules, work, gives).prop_map(|(shape, flow, rules, work, gives)| StepPlan {
         needs: shape.0 & shape.1,
         stage: shape.2,
         wait: shape.3,
+        when: flow.0,
+        each: flow.1,
+        max_parallel: flow.2,
+        expires: flow.3,
+        lenient: flow.4,
         max_attempts: rules.0,
         retry_on: rules.1,
         timeout: rules.2,
         ms: work.0,
         payload: work.1,
         stubborn: work.2,
+        list: gives.0,
+        flag: gives.1,
+        lasts: gives.2,
         script: work.3,
+        poisoned: None,
     })
 }
 
-pub(super) fn run_plan(steps: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = RunPlan> {
-    let code = prop_oneof![3 => Just(0_u8), 1 => Just(1)];
+fn run_plan(steps: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = RunPlan> {
+    let code = prop_oneof![3 => Just(0_u8), 1 => Just(1), 2 => Just(2)];
     let rewinds = vec((any::<u8>(), any::<u8>(), code, 1..4_u32), 0..6);
     let shape = prop_oneof![Just(Shape::Chain), Just(Shape::Mesh), Just(Shape::Fan)];
-    (shape, vec(step(), steps), rewinds).prop_map(|(shape, steps, rewinds)| RunPlan {
+    let priority = proptest::option::of(-2..3_i32);
+    (shape, vec(step(), steps), rewinds, priority).prop_map(|(shape, steps, rewinds, priority)| RunPlan {
         shape,
         steps,
         rewinds,
+        priority,
+        made: Made::default(),
     })
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
-    prop_oneof![
-        Just(Ask::Pause),
-        Just(Ask::Resume),
-        Just(Ask::RetryAll),
-        any::<u8>().prop_map(Ask::Retry),
-        any::<u8>().prop_map(Ask::Signal),
-    ]
+fn target() -> impl Strategy<Value = Target> {
+    (any::<u8>(), proptest::option::of(0..4_u8)).prop_map(|(step, item)| Target { step, item })
 }
 
-/// One run or more, with or without an operator; `cancels` adds cancellations.
+fn ask(operator: Operator) -> BoxedStrategy<Ask> {
+    let helps = prop_oneof![
+        2 => Just(Ask::Pause),
+        2 => Just(Ask::Resume),
+        2 => Just(Ask::RetryAll),
+        2 => target().prop_map(Ask::Retry),
+        2 => any::<u8>().prop_map(Ask::Signal),
+        1 => target().prop_map(Ask::Approve),
+        1 => (-3..4_i32).prop_map(Ask::Prioritize),
+        3 => target().prop_map(Ask::Rewind),
+        2 => target().prop_map(Ask::Confirm),
+        2 => any::<u8>().prop_map(Ask::Fork),
+    ];
+    let meddles = prop_oneof![target().prop_map(Ask::Skip), target().prop_map(Ask::Override)];
+    match operator {
+        Operator::Helps => helps.boxed(),
+        Operator::Meddles => prop_oneof![1 => helps, 2 => meddles].boxed(),
+        Operator::Cancels => prop_oneof![2 => helps, 1 => meddles, 1 => Just(Ask::Cancel)].boxed(),
+    }
+}
+
+/// One run or more, and what an operator asks of them.
 pub(super) fn plan(
     runs: std::ops::RangeInclusive<usize>,
     asks: usize,
-    cancels: bool,
+    operator: Operator,
 ) -> impl Strategy<Value = Plan> {
     let most_steps = if *runs.end() > 1 { 6 } else { 12 };
-    let one = if cancels {
-        prop_oneof![2 => ask(), 1 => Just(Ask::Cancel)].boxed()
-    } else {
-        ask().boxed()
-    };
-    let asks = vec((0..40_u8, any::<u8>(), one), 0..=asks);
+    let asks = vec((0..24_u8, any::<u8>(), ask(operator)), 0..=asks);
     let times = (
         prop_oneof![Just(0), 1..60_u8],
         prop_oneof![Just(0), Just(50), Just(100_000_u32)],
     );
-    (vec(run_plan(1..=most_steps), runs), asks, times).prop_map(|(runs, asks, (latency, away))| Plan {
-        runs,
-        asks,
-        latency,
-        away,
+    (vec(run_plan(1..=most_steps), runs), asks, times).prop_map(|(runs, mut asks, (latency, away))| {
+        asks.sort_by_key(|(after, ..)| *after);
+        Plan {
+            runs,
+            asks,
+            latency,
+            away,
+        }
     })
 }
 
 impl RunPlan {
-    /// The graph of a run.
-    pub(super) fn graph(&self) -> Arc<Graph> {
-        let mut steps: Vec<StepSpec> = Vec::new();
-        for (at, plan) in self.steps.iter().enumerate() {
-            let needs: Vec<StepIx> = (0..at)
-                .filter(|earlier| match self.shape {
-                    Shape::Chain => earlier + 1 == at,
-                    Shape::Mesh => plan.needs >> earlier & 1 == 1,
-                    Shape::Fan => *earlier == 0 || plan.needs >> earlier & 3 == 3,
-                })
-                .map(|earlier| StepIx(u32::try_from(earlier).unwrap()))
-                .collect();
-            let stage = match plan.stage {
-                0 => None,
-                1 | 2 => Some("light"),
-                3..=5 => Some("one"),
-                6 => Some("two"),
-                _ => Some("big"),
-            };
-            let inputs = needs.iter().flat_map(|need| {
-                ["out", "visit"].map(|field| {
-                    (
-                        format!("{field}_{}", need.0),
-                        Source::Output {
-                            step: *need,
-                            field: field.to_owned(),
-                            optional: false,
-                        },
-                    )
-                })
-            });
-            let inputs = if stage.is_some() {
-                inputs.collect()
-            } else {
-                BTreeMap::new()
-            };
-            let on: &[FailureClass] = match plan.retry_on {
-                0 => &[],
-                1 => &[FailureClass::Transient],
-                2 => &[
-                    FailureClass::Transient,
-                    FailureClass::Critical,
-                    FailureClass::Permanent,
-                ],
-                _ => &[FailureClass::Transient, FailureClass::Critical],
-            };
-            let (run_ms, silence_ms) = match plan.timeout {
-                0 | 1 => (None, None),
-                2 => (Some(1000), Some(1000)),
-                _ => (None, Some(1000)),
-            };
-            steps.push(StepSpec {
-                name: StepName::new(&format!("s{at}")).unwrap(),
-                stage: stage.map(|name| StageRef {
-                    name: StageName::new(name).unwrap(),
-                    version: 1,
-                    artifacts: Vec::new(),
-                    effect: false,
-                    many: false,
-                }),
-                needs,
-                inputs,
-                retry: Retry {
-                    max_attempts: plan.max_attempts,
-                    backoff_ms: 1000,
-                    max_backoff_ms: 3000,
-                    on: BTreeSet::from_iter(on.iter().copied()),
-                },
-                timeout: Timeouts { run_ms, silence_ms },
-                wait: match plan.wait {
-                    0 => Some(WaitSpec::For(2000)),
-                    1 => Some(WaitSpec::Signal(format!("go{}", at % 2))),
-                    _ => None,
-                },
-                when: None,
-                foreach: None,
-                valid_until: None,
-                workflow: None,
-                batch: None,
-                on_failure: Vec::new(),
-                finally: false,
-            });
+    /// What an attempt does: a function of the step, the item, the visit, and how many attempts of the
+    /// visit have ended in a way that counts (not lost with a process).
+    pub(super) fn turn(
+        &self,
+        graph: &Graph,
+        (ix, item): (StepIx, Option<u32>),
+        visit: u32,
+        ended: u32,
+    ) -> Option<Turn> {
+        let plan = &self.steps[ix.get()];
+        if item.is_some() && item == plan.poisoned {
+            return Some(Turn::Permanent);
         }
-        let mut data = GraphData {
-            name: WorkflowName::new("random").unwrap(),
-            description: String::new(),
-            subject: "thing".to_owned(),
-            claim: Claim::Write,
-            priority: 0,
-            params: vec![ParamSpec {
-                name: "id".to_owned(),
-                ty: "uint64".to_owned(),
-                default: None,
-                doc: String::new(),
-            }],
-            steps,
-            rewinds: Vec::new(),
-            children: Vec::new(),
-            outputs: BTreeMap::new(),
-            triggers: Vec::new(),
-        };
-        let plain = Graph::new(data.clone()).unwrap();
-        let mut seen = BTreeSet::new();
-        for (from, to, code, max) in &self.rewinds {
-            let from = StepIx(u32::from(*from) % u32::try_from(self.steps.len()).unwrap());
-            let mut back: Vec<StepIx> = plain.ancestors(from).into_iter().collect();
-            back.push(from);
-            let to = back[usize::from(*to) % back.len()];
-            if plain.step(from).stage.is_some() && seen.insert((from, *code)) {
-                data.rewinds.push(RewindEdge {
-                    on: back_code(*code),
-                    from,
-                    to,
-                    max: *max,
-                });
-            }
-        }
-        Arc::new(Graph::new(data).unwrap())
-    }
-
-    /// What an attempt does: a function of the step, its visit, and how many attempts of the visit have
-    /// ended in a way that counts (not lost with a process).
-    pub(super) fn turn(&self, graph: &Graph, ix: StepIx, visit: u32, ended: u32) -> Option<Turn> {
-        let script = self.steps[ix.get()].script.get(visit as usize - 1)?;
+        // Items begin at different places of the script.
+        let script = plan.script.get((visit - 1 + item.unwrap_or(0)) as usize)?;
         let turn = script.get(ended as usize).copied()?;
         let timeout = &graph.step(ix).timeout;
         Some(match turn {
@@ -310,10 +286,20 @@ impl RunPlan {
             other => other,
         })
     }
-}
 
-fn back_code(code: u8) -> String {
-    format!("back{code}")
+    /// The step or item that a request names.
+    pub(super) fn named(&self, graph: &Graph, target: Target) -> StepName {
+        let fans: Vec<_> = graph.steps().filter(|(_, spec)| spec.foreach.is_some()).collect();
+        match target.item {
+            Some(item) if !fans.is_empty() => {
+                let (_, spec) = fans[usize::from(target.step) % fans.len()];
+                spec.name.item(u32::from(item))
+            }
+            _ => graph.data().steps[usize::from(target.step) % self.steps.len()]
+                .name
+                .clone(),
+        }
+    }
 }
 
 impl Turn {
@@ -325,75 +311,12 @@ impl Turn {
             Self::Critical => Some(Failure::critical("broken", "this place is bad")),
             Self::Back(0) => Some(Failure::rewind("back0", "go back")),
             Self::Back(_) => Some(Failure::rewind("back1", "go back")),
-            Self::ParkFor(_) | Self::ParkSignal | Self::Hang | Self::HangTalking | Self::Talk => None,
+            Self::ParkFor(_)
+            | Self::ParkSignal
+            | Self::ParkApproval
+            | Self::Hang
+            | Self::HangTalking
+            | Self::Talk => None,
         }
     }
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct Nothing {}
-
-macro_rules! pretend {
-    ($name:ident, $text:literal, $cpu:literal, $memory:literal) => {
-        struct $name;
-        impl Stage for $name {
-            const NAME: &'static str = $text;
-            const VERSION: u32 = 1;
-            const SOURCE: &'static str = "//! Pretends.";
-            type Input = Nothing;
-            type Output = Nothing;
-            fn costs(&self, _: &Value) -> Need {
-                Need {
-                    cpu: $cpu,
-                    memory: $memory,
-                    ..Need::default()
-                }
-            }
-            async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
-                Ok(Outcome::Done(Nothing {}))
-            }
-        }
-    };
-}
-
-pretend!(Light, "light", 0, 0);
-pretend!(One, "one", 1, 1);
-pretend!(Two, "two", 2, 2);
-pretend!(Big, "big", 64, 3);
-
-/// The stages that plans use.
-pub(super) fn registry() -> Arc<StageRegistry> {
-    let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
-    let kind = SubjectKind {
-        name: "thing",
-        params: &[("id", "uint64")],
-        subject,
-    };
-    let registry = StageRegistry::default().with_subject(kind).with_type::<u64>();
-    Arc::new(registry.with(Light).with(One).with(Two).with(Big))
-}
-
-/// The executors that plans share.
-pub(super) fn executors() -> Vec<ExecutorSpec> {
-    let machine = |name: &str, cpu, memory| Machine {
-        name: name.to_owned(),
-        capacity: Resources {
-            cpu,
-            memory,
-            ..Resources::default()
-        },
-    };
-    let stages = ["light", "one"].map(|name| StageName::new(name).unwrap());
-    vec![
-        ExecutorSpec {
-            stages: Some(stages.to_vec()),
-            ..ExecutorSpec::new("side", machine("side", 1, 1), 3)
-        },
-        ExecutorSpec::new("main", machine("main", 2, 4), 5),
-    ]
-}
-
-/// The parameters of the `n`-th run.
-pub(super) fn params(n: usize) -> Value {
-    json!({ "id": n })
 }

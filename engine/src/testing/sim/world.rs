@@ -1,25 +1,28 @@
-//! The world around the core: a log that commits after a while, executors that do what the plan says, a
-//! clock that jumps to the next thing that happens, an operator, and crashes.
+//! The world around the core: a log that commits after a while, a clock that jumps to the next thing that
+//! happens, and crashes. `pretend` holds the executors, `operator` the person, `checks` what must hold.
+
+mod checks;
+mod operator;
+mod pretend;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::ledger::{Ledger, Phase, Stats};
-use super::plan::{Ask, Plan, Turn, executors, params, registry};
+use super::ledger::{At, Ledger, Phase, Stats, value_of};
+use super::plan::{Plan, RunPlan};
+use super::stages::{executors, params, registry};
 use crate::clock::Now;
-use crate::core::{Core, Dispatch, Effect, StartRun, Transition, Verb};
-use crate::event::{By, Entry, Output, RunEnd};
+use crate::core::{Core, Dispatch, Effect, Fork, StartRun, Transition};
+use crate::event::{By, Entry, Event, Output, RunEnd};
 use crate::executor::{News, Report};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Token};
 use crate::journal::Append;
-use crate::resource::Resources;
-use crate::rows::{RunRow, StepRow, run_row, step_row};
-use crate::run::{InputValue, RunState};
-use crate::stage::{Outcome, Progress, StageRegistry, Wake};
+use crate::rows::{RunRow, StepRow};
+use crate::run::RunState;
+use crate::stage::{Outcome, StageRegistry};
 use crate::workflow::{Graph, StepIx};
 
 /// Where the daemon is stopped, counted in commits.
@@ -45,18 +48,24 @@ pub(super) enum Attempts {
 /// What must be the same however often the daemon was stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ending {
+    /// The run of the plan that this is, or that it was forked from.
+    pub(super) of: usize,
     pub(super) end: RunEnd,
-    /// The `out` of each step.
+    /// The `out` of each step; of a step with items of each of them.
     pub(super) outputs: Vec<Value>,
-    /// Per step, how its attempts ended, without those that were lost. Only compared where the order of
-    /// independent steps cannot change it.
-    pub(super) history: Vec<Vec<String>>,
+    /// Per step or item, how its attempts ended, without those that were lost. Only compared where the
+    /// order of independent steps cannot change it.
+    pub(super) history: BTreeMap<StepName, Vec<String>>,
     pub(super) rewound: u32,
+    /// How often a success of each step or item was accepted.
+    pub(super) accepted: BTreeMap<StepName, usize>,
 }
 
 struct Logged {
     graph: Arc<Graph>,
     entries: Vec<Entry>,
+    /// The fold of the entries.
+    state: Option<RunState>,
     row: RunRow,
     steps: BTreeMap<StepIx, StepRow>,
     ledger: Ledger,
@@ -83,8 +92,12 @@ pub(super) struct World<'p> {
     core: Core,
     now: u64,
     log: BTreeMap<RunId, Logged>,
-    /// Runs by their place in the plan.
+    /// What the log will say when everything that the core gave out is durable.
+    foreseen: BTreeMap<RunId, Ledger>,
+    /// Runs by their place in the plan; forks come behind them.
     runs: BTreeMap<usize, RunId>,
+    /// Runs that were forked: from which, and which step they begin with.
+    forks: Vec<(usize, StepName)>,
     jobs: BTreeMap<AttemptKey, Job>,
     /// Ended, but the log does not say so yet.
     unacknowledged: Vec<(AttemptKey, Job)>,
@@ -97,12 +110,13 @@ pub(super) struct World<'p> {
     lives: u8,
     asked: usize,
     rests: u32,
+    /// How often somebody looked at a step that fails again and again.
+    looked: BTreeMap<(RunId, StepName), u32>,
     pub(super) stats: Stats,
 }
 
 /// The wall clock at the beginning, in milliseconds since 1970.
-const BEGIN: u64 = 1_790_000_000_000;
-const TALK_MS: u64 = 400;
+pub(super) const BEGIN: u64 = 1_790_000_000_000;
 
 impl<'p> World<'p> {
     /// Lives the plan to its end, with these cuts in order.
@@ -114,7 +128,9 @@ impl<'p> World<'p> {
             registry,
             now: 0,
             log: BTreeMap::new(),
+            foreseen: BTreeMap::new(),
             runs: BTreeMap::new(),
+            forks: Vec::new(),
             jobs: BTreeMap::new(),
             unacknowledged: Vec::new(),
             dispatched: BTreeSet::new(),
@@ -126,36 +142,42 @@ impl<'p> World<'p> {
             lives: 0,
             asked: 0,
             rests: 0,
+            looked: BTreeMap::new(),
             stats: Stats::default(),
         };
-        world.start_missing();
+        world.start_missing()?;
         world.run()?;
+        world.everything_ended_well()?;
         for logged in world.log.values() {
             world.stats.add(&logged.ledger.stats);
         }
         Ok(world)
     }
 
-    /// How each run ended, in the order of the plan.
+    /// How each run ended, in the order of the plan, and then those that were forked.
     pub(super) fn endings(&self) -> Vec<Ending> {
-        let of = |run: &RunId| {
+        let of = |(at, run): (&usize, &RunId)| {
             let ledger = &self.log[run].ledger;
             let Phase::Ended(end) = ledger.phase else {
                 unreachable!("checked when the world ended")
             };
-            let out = |step: &super::ledger::StepLedger| {
-                step.done
-                    .as_ref()
-                    .map_or(Value::Null, |(_, output)| field(output, "out"))
-            };
+            let places = || ledger.places().map(|(at, place)| (ledger.name(at), place));
             Ending {
+                of: self.planned(*at),
                 end,
-                outputs: ledger.steps.iter().map(out).collect(),
-                history: ledger.steps.iter().map(|step| step.history.clone()).collect(),
+                outputs: ledger
+                    .graph
+                    .steps()
+                    .map(|(ix, _)| ledger.field(ix, "out"))
+                    .collect(),
+                history: places()
+                    .map(|(name, place)| (name, place.history.clone()))
+                    .collect(),
                 rewound: ledger.rewound,
+                accepted: places().map(|(name, place)| (name, place.accepted())).collect(),
             }
         };
-        self.runs.values().map(of).collect()
+        self.runs.iter().map(of).collect()
     }
 
     fn now(&self) -> Now {
@@ -166,24 +188,44 @@ impl<'p> World<'p> {
         }
     }
 
+    /// The place in the plan of a run, or of the one that it was forked from.
+    fn planned(&self, at: usize) -> usize {
+        match at.checked_sub(self.plan.runs.len()) {
+            Some(fork) => self.forks[fork].0,
+            None => at,
+        }
+    }
+
+    fn plan_of(&self, run: &RunId) -> &'p RunPlan {
+        let (at, _) = self.runs.iter().find(|(_, other)| *other == run).unwrap();
+        &self.plan.runs[self.planned(*at)]
+    }
+
     /// Starts what is not in the log, as callers do that got no answer.
-    fn start_missing(&mut self) {
-        for (at, plan) in self.plan.runs.iter().enumerate() {
+    fn start_missing(&mut self) -> Result<(), String> {
+        for at in 0..self.plan.runs.len() + self.forks.len() {
             if self.runs.contains_key(&at) {
                 continue;
             }
+            let plan = &self.plan.runs[self.planned(at)];
+            let graph = plan.graph();
+            let fork = at.checked_sub(self.plan.runs.len());
+            let fork = fork.map(|fork| self.fork(fork)).transpose()?;
             let start = StartRun {
-                graph: plan.graph(),
+                graph,
                 source: String::new(),
                 params: params(at),
                 key: Some(format!("run {at}")),
                 by: By::default(),
                 artifacts: BTreeMap::new(),
-                priority: None,
-                fork: None,
+                priority: plan.priority,
+                fork,
             };
             let now = self.now();
-            let run = self.core.start(start.clone(), now).unwrap();
+            let run = self
+                .core
+                .start(start.clone(), now)
+                .map_err(|error| error.to_string())?;
             assert_eq!(
                 self.core.start(start, now).unwrap(),
                 run,
@@ -191,13 +233,25 @@ impl<'p> World<'p> {
             );
             self.runs.insert(at, run);
         }
+        Ok(())
+    }
+
+    /// What a forked run takes over, read from the log.
+    fn fork(&self, fork: usize) -> Result<Fork, String> {
+        let (from, first) = &self.forks[fork];
+        let run = &self.runs[from];
+        let logged = &self.log[run];
+        let state = RunState::fold(run, &logged.graph, &logged.entries).map_err(|error| error.to_string())?;
+        Fork::of(&state, first).map_err(|error| error.to_string())
     }
 
     fn run(&mut self) -> Result<(), String> {
         for _ in 0..200_000 {
             let now = self.now();
             self.core.tick(now);
-            for Transition { append, effects } in self.core.settle(now) {
+            let transitions = self.core.settle(now);
+            self.foresee(&transitions)?;
+            for Transition { append, effects } in transitions {
                 self.pending.appends.extend(append);
                 self.pending.effects.extend(effects);
             }
@@ -218,7 +272,7 @@ impl<'p> World<'p> {
             if self.committing.is_none() {
                 self.everything_has_a_reason()?;
             }
-            if self.ask() || self.end_jobs() {
+            if self.ask()? || self.end_jobs() {
                 continue;
             }
             let (wall, mono) = self.core.next_due();
@@ -242,11 +296,8 @@ impl<'p> World<'p> {
     }
 
     fn all_ended(&self) -> bool {
-        self.log.len() == self.plan.runs.len()
-            && self
-                .log
-                .values()
-                .all(|logged| matches!(logged.ledger.phase, Phase::Ended(_)))
+        let ended = |logged: &Logged| matches!(logged.ledger.phase, Phase::Ended(_));
+        self.log.len() == self.plan.runs.len() + self.forks.len() && self.log.values().all(ended)
     }
 
     /// Commits the group under way, or is stopped around it.
@@ -289,6 +340,7 @@ impl<'p> World<'p> {
             let logged = Logged {
                 graph,
                 entries: Vec::new(),
+                state: None,
                 row: append.row.clone(),
                 steps: BTreeMap::new(),
                 ledger,
@@ -300,84 +352,20 @@ impl<'p> World<'p> {
             .ledger
             .apply(&append.entry)
             .map_err(|why| format!("{run}: {why}"))?;
+        let illegal = |error: crate::run::Illegal| error.to_string();
+        match &mut logged.state {
+            Some(state) => state.apply(&append.entry).map_err(illegal)?,
+            None => {
+                let state = RunState::start(run.clone(), logged.graph.clone(), &append.entry);
+                logged.state = Some(state.map_err(illegal)?);
+            }
+        }
         logged.entries.push(append.entry);
         logged.row = append.row;
         for step in append.steps {
             logged.steps.insert(step.ix, step);
         }
-        let state =
-            RunState::fold(&run, &logged.graph, &logged.entries).map_err(|error| error.to_string())?;
-        if run_row(&state) != logged.row {
-            return Err(format!(
-                "row {:?} is not the fold {:?}",
-                logged.row,
-                run_row(&state)
-            ));
-        }
-        for (ix, spec) in logged.graph.steps() {
-            let folded = step_row(&state, ix);
-            let untouched = folded.attempts == 0 && folded.since == state.created_at;
-            match logged.steps.get(&ix) {
-                Some(stored) if *stored == folded => {}
-                None if untouched => {}
-                stored => {
-                    return Err(format!(
-                        "step {} is stored as {stored:?}, folded {folded:?}",
-                        spec.name
-                    ));
-                }
-            }
-            let counts = matches!(folded.status, crate::run::StepStatus::Succeeded);
-            if folded.output.is_some() != counts || logged.ledger.steps[ix.get()].done.is_some() != counts {
-                return Err(format!(
-                    "the output of {} is {:?} while it is {:?}",
-                    spec.name, folded.output, folded.status
-                ));
-            }
-        }
-        let paused = logged.ledger.phase == Phase::Paused;
-        if paused != logged.row.reason.is_some() {
-            return Err(format!(
-                "paused: {paused}, for the reason {:?}",
-                logged.row.reason
-            ));
-        }
-        Ok(())
-    }
-
-    fn nothing_is_held_twice(&self) -> Result<(), String> {
-        let mut held: BTreeMap<&str, (Resources, usize)> = BTreeMap::new();
-        for holding in self.log.values().flat_map(|logged| logged.ledger.holdings()) {
-            let (sum, count) = held.entry(&holding.executor).or_default();
-            *sum += holding.held;
-            *count += 1;
-        }
-        for spec in executors() {
-            let (sum, count) = held.get(spec.name.as_str()).copied().unwrap_or_default();
-            let capacity = spec.machine.capacity;
-            if sum.cpu > capacity.cpu || sum.memory > capacity.memory || count > spec.slots {
-                return Err(format!(
-                    "executor {} holds {sum:?} in {count} attempts",
-                    spec.name
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// When nothing is on its way, every open run goes on by itself or says why not.
-    fn everything_has_a_reason(&self) -> Result<(), String> {
-        for (run, logged) in &self.log {
-            let ledger = &logged.ledger;
-            let goes_on = ledger.phase != Phase::Running
-                || ledger.holdings().next().is_some()
-                || ledger.steps.iter().any(|step| step.waiting.is_some());
-            let why = self.core.explain(run, self.now());
-            if !goes_on && why.iter().all(|step| step.conditions.is_empty()) {
-                return Err(format!("{run} neither goes on nor says why: {:?}", logged.row));
-            }
-        }
-        Ok(())
+        self.rows_are_folds(&run)
     }
 
     fn restart(&mut self) -> Result<(), String> {
@@ -393,6 +381,7 @@ impl<'p> World<'p> {
         }
         self.unacknowledged.clear();
         self.core = Core::new(self.registry.clone(), executors(), [self.lives; 32]);
+        self.foreseen.clear();
         for (run, logged) in &self.log {
             if !matches!(logged.ledger.phase, Phase::Ended(_)) {
                 let state =
@@ -404,19 +393,19 @@ impl<'p> World<'p> {
                         mono_ms: self.now,
                     },
                 );
+                self.foreseen.insert(run.clone(), logged.ledger.clone());
             }
         }
         let log = &self.log;
         self.runs.retain(|_, run| log.contains_key(run));
-        self.start_missing();
-        Ok(())
+        self.start_missing()
     }
 
     fn carry_out(&mut self, effect: Effect) -> Result<(), String> {
         let now = self.now();
         match effect {
             Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
-                return Err("no run here works for another".to_owned());
+                return Err("no run here works for another, and none starts by itself".to_owned());
             }
             Effect::Dispatch(dispatch) => {
                 let Dispatch { key, token, .. } = &*dispatch;
@@ -425,30 +414,25 @@ impl<'p> World<'p> {
                     .get(&key.run)
                     .ok_or("dispatched before its run is in the log")?
                     .ledger;
-                let step = &ledger.steps[ledger.find(&key.step).get()];
-                if step.started.get(&key.attempt) != Some(token) {
+                if ledger.started.get(&(key.step.clone(), key.attempt)) != Some(token) {
                     return Err(format!(
                         "{key} is dispatched, but the log does not say that it starts"
                     ));
-                }
-                if step.done.is_some() {
-                    return Err(format!("{key} is dispatched although the step has succeeded"));
                 }
                 if !self.dispatched.insert(key.clone()) {
                     return Err(format!("{key} is dispatched twice"));
                 }
                 if self.core.begin(key, token, now) {
+                    let place = ledger.place(ledger.find(&key.step)?);
+                    if place.is_through() {
+                        return Err(format!("{key} is dispatched although the step is through"));
+                    }
                     self.begin(*dispatch)?;
                 } else {
+                    self.stats.count("not wanted any more");
                     let news = News::Lost("not wanted any more".to_owned());
-                    self.core.report(
-                        Report {
-                            key: key.clone(),
-                            token: token.clone(),
-                            news,
-                        },
-                        now,
-                    );
+                    let (key, token) = (key.clone(), token.clone());
+                    self.core.report(Report { key, token, news }, now);
                 }
             }
             Effect::Stop { key, .. } => self.stop(&key),
@@ -460,308 +444,12 @@ impl<'p> World<'p> {
                 if here {
                     self.stats.count("attached");
                 } else {
-                    self.core.report(
-                        Report {
-                            key,
-                            token,
-                            news: News::Lost("gone".to_owned()),
-                        },
-                        now,
-                    );
+                    let news = News::Lost("gone".to_owned());
+                    self.core.report(Report { key, token, news }, now);
                 }
             }
         }
         Ok(())
-    }
-
-    fn begin(&mut self, dispatch: Dispatch) -> Result<(), String> {
-        let Dispatch {
-            executor,
-            key,
-            token,
-            input,
-            ..
-        } = dispatch;
-        let (_, plan) = self.place(&key.run);
-        let ledger = &self.log[&key.run].ledger;
-        let ix = ledger.find(&key.step);
-        let mut outs = Sha256::new().chain_update(key.step.as_str());
-        for (name, given) in &input {
-            let given = match given {
-                InputValue::Value(value) => value.clone(),
-                InputValue::Payload { sha256, pointer } => {
-                    let file: Value = serde_json::from_str(sha256).unwrap();
-                    file.pointer(pointer).cloned().unwrap_or(Value::Null)
-                }
-                InputValue::List(_) | InputValue::Fields(_) => {
-                    return Err(format!("{key} gets a list as {name}"));
-                }
-            };
-            let (what, need) = name.split_once('_').unwrap();
-            let (_, output) = ledger.steps[need.parse::<usize>().unwrap()]
-                .done
-                .as_ref()
-                .ok_or("a need is undone")?;
-            let due = field(output, what);
-            if due != given {
-                return Err(format!("{key} gets {given} as {name}, but the log says {due}"));
-            }
-            if what == "out" {
-                outs.update(given.to_string());
-            }
-        }
-        let ended = ledger.steps[ix.get()].ended.get(&key.visit).copied().unwrap_or(0);
-        let turn = plan.turn(&ledger.graph, ix, key.visit, ended);
-        let step = &plan.steps[ix.get()];
-        let done = json!({ "out": hex::encode(&outs.finalize()[..8]), "visit": key.visit });
-        let at = self.now + u64::from(step.ms);
-        let mut job = Job {
-            token,
-            executor,
-            ends: None,
-            payload: false,
-            talks: None,
-            stubborn: step.stubborn,
-        };
-        match turn {
-            None => {
-                job.payload = step.payload;
-                job.ends = Some((at, Ok(Outcome::Done(done))));
-            }
-            Some(Turn::Talk) => {
-                job.talks = Some(self.now + TALK_MS);
-                job.ends = Some((self.now + 2500, Ok(Outcome::Done(done))));
-            }
-            Some(Turn::ParkFor(ms)) => {
-                job.ends = Some((at, Ok(Outcome::Park(Wake::At(BEGIN + at + u64::from(ms))))));
-            }
-            Some(Turn::ParkSignal) => {
-                job.ends = Some((at, Ok(Outcome::Park(Wake::Signal("word".to_owned())))))
-            }
-            Some(Turn::Hang) => {}
-            Some(Turn::HangTalking) => job.talks = Some(self.now + TALK_MS),
-            Some(other) => job.ends = other.failure().map(|failure| (at, Err(failure))),
-        }
-        self.jobs.insert(key, job);
-        Ok(())
-    }
-
-    fn place(&self, run: &RunId) -> (usize, &'p super::plan::RunPlan) {
-        let (at, _) = self.runs.iter().find(|(_, other)| *other == run).unwrap();
-        (*at, &self.plan.runs[*at])
-    }
-
-    fn stop(&mut self, key: &AttemptKey) {
-        let at = self.now + 10;
-        if let Some(job) = self.jobs.get_mut(key) {
-            job.talks = None;
-            let poison = json!({ "out": "poison" });
-            let late = match (job.stubborn, &job.ends) {
-                // What is given up may still report success; nobody may believe it.
-                (true, None) => Some((at + 3000, Ok(Outcome::Done(poison)))),
-                (true, Some(_)) => return,
-                (false, _) => Some((at, Err(Failure::transient("stopped", "as asked")))),
-            };
-            job.ends = late;
-        }
-    }
-
-    /// Lets attempts end, or report, whose time has come.
-    fn end_jobs(&mut self) -> bool {
-        let now = self.now();
-        let mut moved = false;
-        let talking: Vec<AttemptKey> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.talks.is_some_and(|at| at <= self.now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in talking {
-            let Some(job) = self.jobs.get_mut(&key) else {
-                continue;
-            };
-            job.talks = Some(self.now + TALK_MS);
-            let news = News::Progress(Progress::default());
-            self.core.report(
-                Report {
-                    key,
-                    token: job.token.clone(),
-                    news,
-                },
-                now,
-            );
-            moved = true;
-        }
-        let due = |job: &Job| job.ends.as_ref().is_some_and(|(at, _)| *at <= self.now);
-        let ended: Vec<AttemptKey> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| due(job))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in ended {
-            let Some(job) = self.jobs.remove(&key) else {
-                continue;
-            };
-            let Some((_, result)) = job.ends.clone() else {
-                continue;
-            };
-            let token = job.token.clone();
-            self.forge(&key, &token);
-            match result {
-                Ok(Outcome::Done(value)) if job.payload => {
-                    let bytes = value.to_string().len() as u64;
-                    let output = Output::Payload {
-                        sha256: value.to_string(),
-                        bytes,
-                        artifacts: json!({}),
-                        known: serde_json::Value::Null,
-                        lengths: std::collections::BTreeMap::new(),
-                    };
-                    self.core.report_payload(&key, &token, output, now);
-                }
-                result => {
-                    let news = News::Ended(result);
-                    self.core.report(
-                        Report {
-                            key: key.clone(),
-                            token: token.clone(),
-                            news,
-                        },
-                        now,
-                    );
-                }
-            }
-            // The same news again, from a sender that got no answer.
-            let again = News::Ended(Ok(Outcome::Done(json!({ "out": "poison, repeated" }))));
-            self.core.report(
-                Report {
-                    key: key.clone(),
-                    token,
-                    news: again,
-                },
-                now,
-            );
-            self.unacknowledged.push((key, job));
-            moved = true;
-        }
-        moved
-    }
-
-    /// Reports that nobody may believe: a wrong fence, an attempt that is over, another run's.
-    fn forge(&mut self, key: &AttemptKey, token: &Token) {
-        let now = self.now();
-        let news = News::Ended(Ok(Outcome::Done(json!({ "out": "poison, forged" }))));
-        let wrong = Token::new([0xab; 16]);
-        self.core.report(
-            Report {
-                key: key.clone(),
-                token: wrong,
-                news: news.clone(),
-            },
-            now,
-        );
-        let earlier = AttemptKey {
-            attempt: key.attempt.wrapping_sub(1),
-            ..key.clone()
-        };
-        self.core.report(
-            Report {
-                key: earlier,
-                token: token.clone(),
-                news: news.clone(),
-            },
-            now,
-        );
-        let nobody = AttemptKey {
-            run: RunId::new(1, &[7; 10]),
-            ..key.clone()
-        };
-        self.core.report(
-            Report {
-                key: nobody,
-                token: token.clone(),
-                news,
-            },
-            now,
-        );
-    }
-
-    /// What the plan's operator asks; refusals are answers too.
-    fn ask(&mut self) -> bool {
-        let plan = self.plan;
-        let Some((after, run, ask)) = plan.asks.get(self.asked) else {
-            return false;
-        };
-        if usize::from(*after) > self.commits {
-            return false;
-        }
-        self.asked += 1;
-        let at = usize::from(*run) % plan.runs.len();
-        let run = self.runs[&at].clone();
-        let steps = plan.runs[at].steps.len();
-        let verb = match ask {
-            Ask::Pause => Verb::Pause,
-            Ask::Resume => Verb::Resume,
-            Ask::Cancel => Verb::Cancel,
-            Ask::RetryAll => Verb::Retry(None),
-            Ask::Retry(step) => Verb::Retry(Some(
-                StepName::new(&format!("s{}", usize::from(*step) % steps)).unwrap(),
-            )),
-            Ask::Signal(n) => Verb::Signal(["go0", "go1", "word"][usize::from(*n) % 3].to_owned(), json!(n)),
-        };
-        let now = self.now();
-        if self.core.operate(&run, verb, By::default(), now).is_ok() {
-            self.stats.count("asked");
-        }
-        true
-    }
-
-    /// Nothing moves any more: somebody looks, resumes what is paused and gives the signals.
-    fn rest(&mut self) -> Result<(), String> {
-        self.rests += 1;
-        if self.rests > 2000 {
-            return Err("somebody has to look again and again".to_owned());
-        }
-        let now = self.now();
-        let mut helped = false;
-        for (run, logged) in &self.log {
-            let ledger = &logged.ledger;
-            if matches!(ledger.phase, Phase::Ended(_)) {
-                continue;
-            }
-            if ledger.phase == Phase::Paused {
-                self.core
-                    .operate(run, Verb::Resume, By::default(), now)
-                    .map_err(|refused| refused.to_string())?;
-                helped = true;
-            }
-            let signals: BTreeSet<String> = ledger
-                .steps
-                .iter()
-                .filter_map(|step| match &step.waiting {
-                    Some((Wake::Signal(name), _)) => Some(name.clone()),
-                    _ => None,
-                })
-                .collect();
-            for name in signals {
-                let verb = Verb::Signal(name, Value::Null);
-                self.core
-                    .operate(run, verb, By::default(), now)
-                    .map_err(|refused| refused.to_string())?;
-                helped = true;
-            }
-        }
-        if helped {
-            Ok(())
-        } else {
-            let rows: Vec<_> = self
-                .log
-                .values()
-                .map(|logged| (&logged.row, &logged.steps))
-                .collect();
-            Err(format!("it is stuck: {rows:?}"))
-        }
     }
 }
 
@@ -770,20 +458,9 @@ fn holds(log: &BTreeMap<RunId, Logged>, key: &AttemptKey) -> bool {
     let Some(logged) = log.get(&key.run) else {
         return false;
     };
-    let step = &logged.ledger.steps[logged.ledger.find(&key.step).get()];
-    step.current
-        .as_ref()
-        .is_some_and(|holding| holding.attempt == key.attempt)
-        || logged
-            .ledger
-            .discarding
-            .contains_key(&(key.step.clone(), key.attempt))
-}
-
-/// A field of an output; pretend payload files hold themselves in their hash.
-fn field(output: &Output, name: &str) -> Value {
-    match output {
-        Output::Inline(value) => value[name].clone(),
-        Output::Payload { sha256, .. } => serde_json::from_str::<Value>(sha256).unwrap()[name].clone(),
-    }
+    let ledger = &logged.ledger;
+    let current = ledger
+        .find(&key.step)
+        .is_ok_and(|at| matches!(&ledger.place(at).current, Some(held) if held.attempt == key.attempt));
+    current || ledger.discarding.contains_key(&(key.step.clone(), key.attempt))
 }

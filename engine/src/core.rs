@@ -5,12 +5,14 @@
 mod admission;
 mod attempt;
 mod effect;
+mod eta;
 mod explain;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use effect::{Dispatch, Effect, Transition};
+pub use eta::{Eta, Expected};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
 
@@ -25,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Now;
 use crate::decide::{Command, decide};
+use crate::durations::Durations;
 use crate::event::{By, Entry, Event, Output, PauseReason, WaitReason};
 use crate::executor::{ExecutorSpec, News, Report};
 use crate::failure::{Failure, FailureClass};
@@ -81,6 +84,7 @@ pub struct Core {
     orphans: BTreeMap<AttemptKey, Orphan>,
     /// Effects that belong to no open run.
     stray: Vec<Effect>,
+    durations: Durations,
     seed: [u8; 32],
     drawn: u64,
     dirty: BTreeSet<RunId>,
@@ -113,6 +117,7 @@ impl Core {
             limits: BTreeSet::new(),
             orphans: BTreeMap::new(),
             stray: Vec::new(),
+            durations: Durations::default(),
             seed,
             drawn: 0,
             dirty: BTreeSet::new(),

@@ -14,8 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
-use crate::core::{Core, Dispatch, Effect, Explanation, Fork, Refused, StartRun, Transition, Verb};
+use crate::core::{
+    Core, Dispatch, Effect, Eta, Expected, Explanation, Fork, Refused, StartRun, Transition, Verb,
+};
 use crate::crash;
+use crate::durations::Durations;
 use crate::event::{By, Entry, Output};
 use crate::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
 use crate::failure::Failure;
@@ -52,6 +55,10 @@ pub struct LiveView {
     pub progress: Vec<(StepName, Progress)>,
     /// Why steps are not through.
     pub why: Vec<Explanation>,
+    /// How long it will still take.
+    pub eta: Option<Eta>,
+    /// How long running attempts take in all, as half of the earlier ones did.
+    pub expected: Vec<Expected>,
 }
 
 /// What executors have and hold, and what is wrong.
@@ -70,6 +77,8 @@ enum Request {
     Operate(RunId, Verb, By, oneshot::Sender<Result<(), Refused>>),
     Live(RunId, oneshot::Sender<LiveView>),
     Engine(oneshot::Sender<EngineView>),
+    LearnOlder(Durations),
+    Durations(oneshot::Sender<Durations>),
 }
 
 enum Internal {
@@ -243,6 +252,23 @@ impl Handle {
     /// No answer.
     pub async fn engine(&self) -> Result<EngineView, RequestError> {
         self.ask(Request::Engine).await
+    }
+
+    /// Adds durations that were learned before: from a file, or from the journal.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn learn_older(&self, older: Durations) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::LearnOlder(older)).await;
+        sent.map_err(|_| RequestError::Stopped)
+    }
+
+    /// How long work took so far, to be kept on the side.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn durations(&self) -> Result<Durations, RequestError> {
+        self.ask(Request::Durations).await
     }
 
     /// The journal, for reading.
@@ -503,9 +529,12 @@ impl Dispatcher {
                 self.answer(answer, reply);
             }
             Request::Live(run, reply) => {
+                let (eta, expected) = self.core.eta(&run, now);
                 let view = LiveView {
                     progress: self.core.progress(&run),
                     why: self.core.explain(&run, now),
+                    eta,
+                    expected,
                 };
                 discard(reply.send(view));
             }
@@ -517,6 +546,8 @@ impl Dispatcher {
                 };
                 discard(reply.send(view));
             }
+            Request::LearnOlder(older) => self.core.learn_older(older),
+            Request::Durations(reply) => discard(reply.send(self.core.durations().clone())),
         }
     }
 

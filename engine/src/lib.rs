@@ -12,6 +12,7 @@ pub mod crash;
 pub mod decide;
 pub mod dispatcher;
 pub mod durable;
+pub mod durations;
 pub mod event;
 pub mod executor;
 pub mod expression;
@@ -26,4 +27,5 @@ pub mod schema;
 pub mod stage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timeline;
 pub mod workflow;

@@ -42,6 +42,14 @@ pub trait Stage: Send + Sync + 'static {
     /// hand before the attempt starts.
     fn costs(&self, input: &Value) -> Resources;
 
+    /// What makes this work longer or shorter than other work of the stage, in a word, for example its size:
+    /// durations are only compared within a class. As for [`Stage::costs`], fields may be missing. Empty if
+    /// the stage does not say; then the run's first step that says something decides.
+    fn class(&self, input: &Value) -> String {
+        let _ = input;
+        String::new()
+    }
+
     /// Does the work.
     fn run(
         &self,
@@ -287,6 +295,9 @@ pub trait DynStage: Send + Sync + 'static {
     /// What one attempt needs while it runs.
     fn costs(&self, input: &Value) -> Resources;
 
+    /// What makes this work longer or shorter than other work of the stage.
+    fn class(&self, input: &Value) -> String;
+
     /// Decodes, runs, encodes.
     fn run<'a>(
         &'a self,
@@ -303,6 +314,10 @@ fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
 impl<S: Stage> DynStage for S {
     fn costs(&self, input: &Value) -> Resources {
         Stage::costs(self, input)
+    }
+
+    fn class(&self, input: &Value) -> String {
+        Stage::class(self, input)
     }
 
     fn run<'a>(

@@ -1,5 +1,6 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
+mod eta;
 mod flow;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,9 @@ impl Stage for Work {
             cpu: 1,
             memory: input["memory"].as_u64().unwrap_or(1),
         }
+    }
+    fn class(&self, input: &Value) -> String {
+        input["memory"].to_string()
     }
     async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
         Ok(Outcome::Done(Nothing {}))

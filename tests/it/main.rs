@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a broken expectation is a failed test")]
 
 mod api;
+mod archives;
+mod backup;
 mod bad_input;
 mod crash;
 mod env;
+mod estimates;
+mod events;
 mod house;
 mod http_pieces;
 mod offline_seal;

@@ -8,6 +8,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CliError, Kind};
+use crate::span::Span;
 
 /// The commented default file. A test holds it against [`Config::default`].
 pub(crate) const DEFAULT_TEXT: &str = include_str!("config.default.toml");
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) scratch: Scratch,
     pub(crate) stores: BTreeMap<String, Store>,
     pub(crate) params: Params,
+    pub(crate) retention: Retention,
+    pub(crate) backup: Backup,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,10 +89,62 @@ pub(crate) struct Params {
     pub(crate) path: Option<PathBuf>,
 }
 
+/// How long history is kept. What is not set is kept for ever.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Retention {
+    /// How long ended runs stay in the journal before they are archived.
+    pub(crate) archive_after: Option<Span>,
+    /// How long after a run's end its archive is removed.
+    pub(crate) delete_archives_after: Option<Span>,
+}
+
+/// Scheduled backups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Backup {
+    /// How often; never unless it is set.
+    pub(crate) every: Option<Span>,
+    /// How many are kept.
+    pub(crate) keep: u32,
+    /// Where.
+    pub(crate) path: PathBuf,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self {
+            every: None,
+            keep: 7,
+            path: "backup".into(),
+        }
+    }
+}
+
 impl Config {
     /// Reads the file; one that is not there says nothing.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        read(path, Self::parse)
+        let config: Self = read(path, Self::parse)?;
+        match config.contradiction() {
+            None => Ok(config),
+            Some(what) => {
+                let message = format!("the configuration {} is wrong: {what}", path.display());
+                Err(CliError::new(Kind::Config, message).into())
+            }
+        }
+    }
+
+    /// What no single setting shows.
+    fn contradiction(&self) -> Option<&'static str> {
+        let retention = &self.retention;
+        if let (Some(archive), Some(delete)) = (retention.archive_after, retention.delete_archives_after)
+            && delete <= archive
+        {
+            return Some(
+                "`delete_archives_after` must be more than `archive_after`: both count from a run's end",
+            );
+        }
+        (self.backup.keep == 0).then_some("`[backup] keep` must be 1 or more")
     }
 
     /// Reads the text of a file.
@@ -177,7 +232,23 @@ mod tests {
         // What depends on the machine has an example in the file instead of a default.
         config.journal = Journal::default();
         config.params = Params::default();
+        // What is off has an example too.
+        assert!(config.backup.every.take().is_some());
+        assert!(config.retention.archive_after.take().is_some());
+        assert!(config.retention.delete_archives_after.take().is_some());
         assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let wrong = |text: &str| Config::parse(text).unwrap().contradiction();
+        assert_eq!(wrong("[retention]\narchive_after = \"90d\"\n"), None);
+        assert!(
+            wrong("[retention]\narchive_after = \"90d\"\ndelete_archives_after = \"90d\"\n")
+                .is_some_and(|what| what.contains("delete_archives_after"))
+        );
+        assert!(wrong("[backup]\nkeep = 0\n").is_some());
+        assert!(Config::parse("[backup]\nevery = \"often\"\n").is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use console::{Style, style};
 use sealflow_engine::workflow::{Diagnostic, GraphData, Severity};
 
-use crate::view::{RunDetail, StepView};
+use crate::view::{EtaView, RunDetail, StepView};
 
 /// Every complaint about a file, drawn at its place.
 pub(crate) fn diagnostics(label: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
@@ -181,28 +181,96 @@ pub(crate) fn seconds(seconds: f64) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// A run's steps as a graph: each step hangs below the last of those that it needs.
+/// A run's steps as a tree: each step hangs below the last of those that it needs, items below their step.
 pub(crate) fn run(run: &RunDetail) -> String {
-    let mut lines = vec![head(run)];
-    let depth = depths(&run.steps);
-    let name_width = run
-        .steps
-        .iter()
-        .zip(&depth)
-        .flat_map(|(step, depth)| {
-            let items = step
-                .items
-                .iter()
-                .map(move |item| item.step.len() + 2 * (depth + 1));
-            std::iter::once(step.step.len() + 2 * depth).chain(items)
-        })
-        .max()
-        .unwrap_or(0);
-    for (step, depth) in run.steps.iter().zip(&depth) {
-        lines.push(step_line(step, *depth, name_width));
-        lines.extend(item_lines(step, *depth, name_width));
+    let mut tree = Vec::new();
+    let parents = parents(&run.steps);
+    let roots: Vec<usize> = (0..parents.len()).filter(|at| parents[*at].is_none()).collect();
+    for at in roots {
+        branch(&run.steps, &parents, at, "", "", &mut tree);
     }
-    lines.join("\n")
+    let width = tree
+        .iter()
+        .map(|(name, _)| console::measure_text_width(name))
+        .max();
+    let width = width.unwrap_or_default();
+    let lines = tree.iter().map(|(name, line)| match line {
+        Line::Step(step) => step_line(
+            step,
+            &console::pad_str(name, width, console::Alignment::Left, None),
+        ),
+        Line::More(more) => format!("    {name}… {more} more; `run show --json` has all"),
+    });
+    let mut all = vec![head(run)];
+    all.extend(lines);
+    all.join("\n")
+}
+
+/// A line of the tree.
+enum Line<'a> {
+    Step(&'a StepView),
+    /// Items that are not shown.
+    More(usize),
+}
+
+/// A step, its items, and what hangs below it: their names behind the branches that lead to them.
+fn branch<'a>(
+    steps: &'a [StepView],
+    parents: &[Option<usize>],
+    at: usize,
+    begin: &str,
+    below: &str,
+    tree: &mut Vec<(String, Line<'a>)>,
+) {
+    let step = &steps[at];
+    tree.push((format!("{begin}{}", step.step), Line::Step(step)));
+    let (items, more) = shown_items(step);
+    let children: Vec<usize> = (at + 1..steps.len())
+        .filter(|child| parents[*child] == Some(at))
+        .collect();
+    let mut left = items.len() + usize::from(more > 0) + children.len();
+    let mut fork = || {
+        left -= 1;
+        if left == 0 {
+            ("└ ", "  ")
+        } else {
+            ("├ ", "│ ")
+        }
+    };
+    for item in items {
+        tree.push((format!("{below}{}{}", fork().0, item.step), Line::Step(item)));
+    }
+    if more > 0 {
+        tree.push((format!("{below}{}", fork().0), Line::More(more)));
+    }
+    for child in children {
+        let (to, beside) = fork();
+        branch(
+            steps,
+            parents,
+            child,
+            &format!("{below}{to}"),
+            &format!("{below}{beside}"),
+            tree,
+        );
+    }
+}
+
+/// How long a run will still take, in words.
+pub(crate) fn eta(eta: &EtaView) -> String {
+    match (eta.p50_seconds, eta.p90_seconds) {
+        (Some(p50), Some(p90)) => {
+            let (p50, p90) = (seconds(p50), seconds(p90));
+            format!("about {p50} left, {p90} with nine chances in ten (estimate from earlier runs)")
+        }
+        _ => {
+            let mut why = eta.unknown.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+            if eta.unknown.len() > 3 {
+                why.push_str(&format!("; and {} more", eta.unknown.len() - 3));
+            }
+            format!("time left: not known ({why})")
+        }
+    }
 }
 
 fn head(run: &RunDetail) -> String {
@@ -216,6 +284,12 @@ fn head(run: &RunDetail) -> String {
         "{}  {}  {}  {status}",
         summary.run, summary.workflow, summary.subject
     );
+    if summary.archived {
+        text.push_str("  (archived)");
+    }
+    if let Some(expected) = &run.eta {
+        text.push_str(&format!("\n  {}", style(eta(expected)).dim()));
+    }
     if let Some(reason) = &summary.reason {
         text.push_str(&format!(
             "\n  {reason}\n  go on with: sealflow run resume {}",
@@ -225,50 +299,39 @@ fn head(run: &RunDetail) -> String {
     text
 }
 
-/// How far from the first steps each step is.
-fn depths(steps: &[StepView]) -> Vec<usize> {
+/// The step that each step hangs below: of those that it needs the one that is farthest from the first steps.
+fn parents(steps: &[StepView]) -> Vec<Option<usize>> {
+    let mut parents: Vec<Option<usize>> = Vec::new();
     let mut depths: Vec<usize> = Vec::new();
     for step in steps {
-        let below = |need: &String| {
+        let needs = step.needs.iter();
+        let places = needs.filter_map(|need| {
             steps
                 .iter()
+                .take(parents.len())
                 .position(|other| other.step == *need)
-                .and_then(|at| depths.get(at))
-        };
-        depths.push(
-            step.needs
-                .iter()
-                .filter_map(below)
-                .max()
-                .map_or(0, |depth| depth + 1),
-        );
+        });
+        let parent = places.max_by_key(|at| (depths[*at], *at));
+        depths.push(parent.map_or(0, |at| depths[at] + 1));
+        parents.push(parent);
     }
-    depths
+    parents
 }
 
 /// The most items of a step that a picture shows one by one.
 const ITEMS: usize = 12;
 
-/// The items of a step: all if they are few, else those that somebody may have to look at.
-fn item_lines(step: &StepView, depth: usize, width: usize) -> Vec<String> {
+/// The items of a step that are shown: all if they are few, else those that somebody may have to look at;
+/// and how many more of these there are.
+fn shown_items(step: &StepView) -> (Vec<&StepView>, usize) {
     let dull = |item: &&StepView| matches!(item.status.as_str(), "succeeded" | "pending" | "ready");
-    let shown: Vec<&StepView> = if step.items.len() <= ITEMS {
-        step.items.iter().collect()
-    } else {
-        step.items.iter().filter(|item| !dull(item)).collect()
-    };
-    let mut lines: Vec<String> = shown
-        .iter()
-        .take(ITEMS)
-        .map(|item| step_line(item, depth + 1, width))
-        .collect();
+    let mut shown: Vec<&StepView> = step.items.iter().collect();
     if shown.len() > ITEMS {
-        lines.push(format!(
-            "    … {} more; `run show --json` has all",
-            shown.len() - ITEMS
-        ));
+        shown.retain(|item| !dull(item));
     }
-    lines
+    let more = shown.len().saturating_sub(ITEMS);
+    shown.truncate(ITEMS);
+    (shown, more)
 }
 
 /// How many of a step's items stand how.
@@ -285,18 +348,27 @@ fn item_counts(step: &StepView) -> Option<String> {
     Some(text)
 }
 
-fn step_line(step: &StepView, depth: usize, width: usize) -> String {
+/// A time that is worth telling.
+fn told(what: &str, time: f64) -> Option<String> {
+    (time >= 0.05).then(|| format!("  {what} {}", seconds(time)))
+}
+
+fn step_line(step: &StepView, name: &str) -> String {
     let (sign, color) = mark(&step.status);
-    let name = format!("{}{}", "  ".repeat(depth), step.step);
     let mut text = format!(
-        "  {} {name:width$}  {}",
+        "  {} {name}  {}",
         color.apply_to(sign),
         color.apply_to(format!("{:9}", step.status))
     );
     if step.status == "running" {
         text.push_str(&format!("  {}", running(step)));
-    } else if step.seconds > 0.0 {
-        text.push_str(&format!("  {}", seconds(step.seconds)));
+    } else if step.run_seconds > 0.0 || step.seconds > 0.0 {
+        text.push_str(&format!("  {}", seconds(step.run_seconds.max(step.seconds))));
+    }
+    text.extend(told("queued", step.queue_seconds));
+    text.extend(told("waited", step.wait_seconds));
+    if let Some(executor) = &step.executor {
+        text.push_str(&format!("  on {executor}"));
     }
     if let Some(counts) = item_counts(step) {
         text.push_str(&format!("  {counts}"));
@@ -330,6 +402,7 @@ fn step_line(step: &StepView, depth: usize, width: usize) -> String {
             failure.message
         ));
     }
+    text.truncate(text.trim_end().len());
     text
 }
 

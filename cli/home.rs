@@ -58,6 +58,25 @@ impl Home {
         self.root.join("payloads")
     }
 
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.root.join("archive")
+    }
+
+    /// How long work took.
+    pub(crate) fn durations(&self) -> PathBuf {
+        self.root.join("durations.json")
+    }
+
+    /// How scheduled backups went.
+    pub(crate) fn backup_record(&self) -> PathBuf {
+        self.root.join("backup.json")
+    }
+
+    /// There while a restore is under way: what is in the home is not to be used.
+    pub(crate) fn restoring(&self) -> PathBuf {
+        self.root.join("restore.unfinished")
+    }
+
     pub(crate) fn workflows(&self) -> PathBuf {
         self.root.join("workflows")
     }

@@ -1,16 +1,23 @@
 //! The sealflow binary: parses the command line, prepares the process, runs one command.
 
 mod api;
+mod archived;
 mod args;
+mod backup;
 mod builtin;
 mod commands;
 mod config;
 mod draw;
+mod durations;
 mod environment;
 mod exit;
+mod gantt;
 mod home;
+mod housekeeping;
 mod machine;
 mod output;
+mod span;
+mod timeline;
 mod view;
 mod wire;
 

@@ -70,6 +70,13 @@ pub(crate) fn is_interactive() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// How many characters fit on a line of standard output.
+pub(crate) fn width() -> usize {
+    let term = console::Term::stdout();
+    term.size_checked()
+        .map_or(100, |(_, columns)| usize::from(columns).max(40))
+}
+
 /// Prints rows under headings.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();

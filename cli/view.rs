@@ -3,17 +3,20 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use sealflow_engine::core::{Condition, Explanation};
+use sealflow_engine::core::{Condition, Eta, Explanation};
 use sealflow_engine::dispatcher::LiveView;
 use sealflow_engine::event::{Entry, Output};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Journal, JournalError, RunFilter, StoredGraph};
 use sealflow_engine::rows::{RunRow, StepRow};
-use sealflow_engine::run::{RunStatus, StepStatus};
+use sealflow_engine::run::StepStatus;
 use sealflow_engine::stage::Wake;
+use sealflow_engine::timeline;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::timeline::Timeline;
 
 /// A run, in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -45,6 +48,9 @@ pub(crate) struct RunSummary {
     pub(crate) created_at: String,
     /// When it last changed (RFC 3339).
     pub(crate) updated_at: String,
+    /// Whether it was moved out of the journal into an archive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) archived: bool,
 }
 
 /// A run with its steps.
@@ -58,8 +64,40 @@ pub(crate) struct RunDetail {
     pub(crate) params: Value,
     /// Entries in its journal.
     pub(crate) entries: u64,
+    /// How long it will still take, while it is open and a daemon runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) eta: Option<EtaView>,
     /// Its steps; a step comes after all that it needs.
     pub(crate) steps: Vec<StepView>,
+}
+
+/// How long a run will still take, from how long its work took before: an *estimate*. It leaves out waiting
+/// for room, and failures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct EtaView {
+    /// Always true: none of this was measured.
+    pub(crate) estimate: bool,
+    /// Seconds left, as likely more as less. Nothing if it is not known.
+    pub(crate) p50_seconds: Option<f64>,
+    /// Seconds left, with one chance in ten of more.
+    pub(crate) p90_seconds: Option<f64>,
+    /// Why it is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unknown: Vec<String>,
+    /// The steps that it depends on most, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) path: Vec<String>,
+}
+
+/// An estimate as people see it.
+pub(crate) fn eta(eta: &Eta) -> EtaView {
+    EtaView {
+        estimate: true,
+        p50_seconds: eta.p50,
+        p90_seconds: eta.p90,
+        unknown: eta.unknown.clone(),
+        path: eta.path.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// A step of a run.
@@ -81,6 +119,15 @@ pub(crate) struct StepView {
     pub(crate) attempts: u32,
     /// Seconds that the last ended attempt ran.
     pub(crate) seconds: f64,
+    /// Seconds that it was ready and had no room, in all attempts and visits.
+    #[serde(default)]
+    pub(crate) queue_seconds: f64,
+    /// Seconds that it ran, in all attempts and visits; of a step with items while any of them ran.
+    #[serde(default)]
+    pub(crate) run_seconds: f64,
+    /// Seconds that it waited for a time, a signal, an approval or its next attempt.
+    #[serde(default)]
+    pub(crate) wait_seconds: f64,
     /// Its output.
     pub(crate) output: Option<Value>,
     /// Its last failure.
@@ -89,7 +136,7 @@ pub(crate) struct StepView {
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waiting_for: Option<String>,
-    /// Where it runs.
+    /// Where it runs, or ran last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) executor: Option<String>,
     /// How far it is. What is not known is not there.
@@ -128,6 +175,9 @@ impl StepView {
             visit: 1,
             attempts: 0,
             seconds: 0.0,
+            queue_seconds: 0.0,
+            run_seconds: 0.0,
+            wait_seconds: 0.0,
             output: None,
             failure: None,
             waiting_for: None,
@@ -142,8 +192,24 @@ impl StepView {
         }
     }
 
+    /// Adds how long it stood how.
+    fn add_spans(&mut self, timeline: &Timeline) {
+        let Some(spans) = timeline.of(&self.step) else {
+            return;
+        };
+        let seconds = |status| timeline::seconds(spans, status, timeline.now);
+        self.queue_seconds = seconds(StepStatus::Ready);
+        self.run_seconds = seconds(StepStatus::Running);
+        self.wait_seconds = seconds(StepStatus::Waiting);
+        if self.executor.is_none() {
+            self.executor = spans.iter().rev().find_map(|span| span.executor.clone());
+        }
+    }
+
     /// Adds what only the daemon knows.
     fn add_live(&mut self, live: &LiveView) {
+        let expected = live.expected.iter().find(|(name, _)| name.as_str() == self.step);
+        self.estimate_seconds = expected.map(|(_, seconds)| *seconds);
         let progress = live.progress.iter().find(|(name, _)| name.as_str() == self.step);
         self.progress = progress.and_then(|(_, progress)| serde_json::to_value(progress).ok());
         let why = live.why.iter().find(|why| why.step.as_str() == self.step);
@@ -185,6 +251,15 @@ pub(crate) fn summary(row: &RunRow) -> RunSummary {
         priority: row.priority,
         created_at: time(row.created_at),
         updated_at: time(row.updated_at),
+        archived: false,
+    }
+}
+
+/// A run that was found in an archive.
+pub(crate) fn archived(summary: RunSummary) -> RunSummary {
+    RunSummary {
+        archived: true,
+        ..summary
     }
 }
 
@@ -210,7 +285,7 @@ pub(crate) async fn detail(
     };
     let stored = graph(journal, &row).await?;
     let rows = journal.steps(run).await?;
-    let estimates = estimates(journal, &row).await?;
+    let timeline = Timeline::read(journal, &row, &stored).await?;
     let specs = &stored.data.steps;
     let mut steps = Vec::with_capacity(specs.len());
     for (at, spec) in specs.iter().enumerate() {
@@ -225,12 +300,7 @@ pub(crate) async fn detail(
         if let Some(step) = rows.iter().find(|step| step.ix.get() == at) {
             fill(&mut view, step, journal).await?;
         }
-        if view.status == "running" {
-            view.estimate_seconds = estimates
-                .iter()
-                .find(|(name, _)| *name == view.step)
-                .map(|(_, seconds)| *seconds);
-        }
+        view.add_spans(&timeline);
         // Rows of items of earlier visits stay; those beyond the present number are gone.
         let count = view.item_count.unwrap_or(0);
         let mut items: Vec<(u32, &StepRow)> = Vec::new();
@@ -246,6 +316,7 @@ pub(crate) async fn detail(
         for (_, step) in items {
             let mut item = StepView::untouched(step.step.to_string(), stage.clone(), Vec::new(), step.since);
             fill(&mut item, step, journal).await?;
+            item.add_spans(&timeline);
             if let Some(live) = live {
                 item.add_live(live);
             }
@@ -262,6 +333,7 @@ pub(crate) async fn detail(
         graph: row.graph,
         params: row.params,
         entries: row.seq,
+        eta: live.and_then(|live| live.eta.as_ref()).map(eta),
         steps,
     }))
 }
@@ -298,42 +370,6 @@ async fn fill(view: &mut StepView, step: &StepRow, journal: &dyn Journal) -> Res
     Ok(())
 }
 
-/// How many earlier runs an estimate looks at.
-const HISTORY: u32 = 10;
-
-/// The median time of each step in earlier runs of the same workflow with the same proof type.
-async fn estimates(journal: &dyn Journal, row: &RunRow) -> Result<Vec<(String, f64)>, JournalError> {
-    if row.status.is_final() {
-        return Ok(Vec::new());
-    }
-    let filter = RunFilter {
-        workflow: Some(row.workflow.clone()),
-        status: Some(RunStatus::Succeeded),
-        subject: None,
-        limit: Some(HISTORY),
-    };
-    let mut seconds: std::collections::BTreeMap<String, Vec<f64>> = std::collections::BTreeMap::new();
-    for earlier in journal.runs(&filter).await? {
-        if earlier.params["proof_type"] != row.params["proof_type"] {
-            continue;
-        }
-        for step in journal.steps(&earlier.run).await? {
-            seconds
-                .entry(step.step.to_string())
-                .or_default()
-                .push(step.seconds);
-        }
-    }
-    let median = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or_default()
-    };
-    Ok(seconds
-        .into_iter()
-        .map(|(name, all)| (name, median(all)))
-        .collect())
-}
-
 /// Why a run does not move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ExplainView {
@@ -341,6 +377,9 @@ pub(crate) struct ExplainView {
     pub(crate) run: String,
     /// Where it stands.
     pub(crate) status: String,
+    /// How long it will still take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) eta: Option<EtaView>,
     /// Each step and item that is not through, needs first.
     pub(crate) steps: Vec<StepWhy>,
 }
@@ -370,7 +409,7 @@ pub(crate) struct ConditionView {
 }
 
 /// Why a run does not move, from what the daemon knows.
-pub(crate) fn explain(row: &RunRow, why: &[Explanation]) -> ExplainView {
+pub(crate) fn explain(row: &RunRow, live: &LiveView) -> ExplainView {
     let condition = |one: &Condition| ConditionView {
         kind: one.kind.clone(),
         text: one.text.clone(),
@@ -385,7 +424,8 @@ pub(crate) fn explain(row: &RunRow, why: &[Explanation]) -> ExplainView {
     ExplainView {
         run: row.run.to_string(),
         status: row.status.as_str().to_owned(),
-        steps: why.iter().map(step).collect(),
+        eta: live.eta.as_ref().map(eta),
+        steps: live.why.iter().map(step).collect(),
     }
 }
 

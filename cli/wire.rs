@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::read;
+use crate::durations::Keeper;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::machine::Profile;
@@ -46,6 +47,17 @@ pub(crate) fn stores(cx: &Context) -> anyhow::Result<Stores> {
 
 /// Opens the journal; `fence` takes it over from any daemon that had it.
 pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<SurrealJournal>> {
+    if cx.home.restoring().exists() {
+        let home = cx.home.root().display();
+        let text = format!("a restore into {home} did not come to its end: what is there is not whole");
+        let hint = format!("remove {home}/{{journal,payloads,archive,restore.unfinished}} and restore again");
+        return Err(CliError::new(Kind::Failed, text).hint(hint).into());
+    }
+    open_journal(cx, fence).await
+}
+
+/// The same, also while the home is being restored.
+pub(crate) async fn open_journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<SurrealJournal>> {
     let config = &cx.config.journal;
     let url = match &config.url {
         None => format!("surrealkv://{}", cx.home.journal().display()),
@@ -68,6 +80,7 @@ pub(crate) async fn journal(cx: &Context, fence: bool) -> anyhow::Result<Arc<Sur
         None => None,
     };
     let mut options = OpenOptions::new(cx.home.payloads());
+    options.archives = cx.home.archive();
     options.fence = fence;
     if let (Some(user), Some(password)) = (&config.user, password) {
         options = options.credentials(Credentials::Password {
@@ -111,6 +124,7 @@ pub(crate) struct Engine {
     pub(crate) journal: Arc<SurrealJournal>,
     /// Tells others that this home is looked after. Also where the journal is on a server.
     _lock: DirectoryLock,
+    durations: Keeper,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), JournalError>>,
 }
@@ -150,10 +164,12 @@ impl Engine {
         let (dispatcher, handle): (Dispatcher, Handle) = dispatcher::open(parts).await?;
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(dispatcher.run(shutdown.clone()));
+        let durations = Keeper::start(handle.clone(), cx.home.durations());
         Ok(Self {
             handle,
             journal,
             _lock: lock,
+            durations,
             shutdown,
             task,
         })
@@ -174,6 +190,7 @@ impl Engine {
 
     /// Stops starting things, and closes the journal. Attempts under way are taken up at the next start.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.durations.end().await;
         self.shutdown.cancel();
         self.task.await??;
         drop(self.handle);

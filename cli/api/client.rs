@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use sealflow_engine::id::RunId;
-use sealflow_engine::journal::{Journal, RunFilter};
+use sealflow_engine::journal::RunFilter;
 use sealflow_engine::workflow::GraphData;
-use sealflow_storage::journal::{DirectoryLock, SurrealJournal};
+use sealflow_storage::journal::{ArchivedRow, DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ByRequest, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, TriggerRequest, TriggerView,
-    VerbRequest,
+    ByRequest, Events, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, TriggerRequest,
+    TriggerView, VerbRequest,
 };
+use crate::archived::holder;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
 use crate::home::Listening;
+use crate::timeline::{self, TimelineView};
 use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
 use crate::wire;
 
@@ -28,10 +30,13 @@ const CONNECT: Duration = Duration::from_secs(2);
 const HELLO: Duration = Duration::from_secs(20);
 /// How long it may take to answer anything else. A request that waits for something sets its own limit.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long a backup or a stream may take.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// How long one that holds the home but does not listen is looked for: it starts or ends just now.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// A connection to the daemon of a home.
+/// A connection to the daemon of a home. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
@@ -77,6 +82,7 @@ impl Client {
             .no_proxy()
             .connect_timeout(CONNECT)
             .timeout(ANSWER)
+            .read_timeout(ANSWER)
             .build()?;
         Ok(Self { http, url, token })
     }
@@ -117,13 +123,18 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        Ok(self.answer(request).await?.json().await?)
+    }
+
+    /// The answer to a request, unless it is a refusal.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
         let response = request
             .send()
             .await
             .with_context(|| format!("the daemon at {} does not answer", self.url))?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.json().await?);
+            return Ok(response);
         }
         let problem: Problem = response.json().await.unwrap_or_else(|_| Problem {
             code: "internal".to_owned(),
@@ -136,6 +147,38 @@ impl Client {
             _ => Kind::Failed,
         };
         Err(CliError::new(kind, problem.message).into())
+    }
+
+    /// Writes the daemon's backup, as it comes.
+    pub(crate) async fn backup(&self, to: &mut (impl std::io::Write + Send)) -> anyhow::Result<()> {
+        let request = self
+            .http
+            .get(format!("{}/api/v1/backup", self.url))
+            .bearer_auth(&self.token)
+            // As long as it takes; a daemon that says nothing any more is noticed by `read_timeout`.
+            .timeout(LONGEST);
+        let mut response = self.answer(request).await?;
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .context("the daemon stopped in the middle")?
+        {
+            to.write_all(&piece).context("cannot write the backup")?;
+        }
+        Ok(())
+    }
+
+    /// Follows a stream of events behind the one that was seen last.
+    pub(crate) async fn events(&self, path: &str, since: Option<&str>) -> anyhow::Result<Events> {
+        let mut request = self
+            .http
+            .get(format!("{}{path}", self.url))
+            .bearer_auth(&self.token);
+        if let Some(since) = since {
+            request = request.header("Last-Event-ID", since);
+        }
+        // A stream has no end; the daemon says every few seconds that it is there.
+        Ok(Events::new(self.answer(request.timeout(LONGEST)).await?))
     }
 
     pub(crate) async fn start(&self, request: &StartRequest) -> anyhow::Result<Started> {
@@ -230,8 +273,14 @@ impl Source {
         Ok(())
     }
 
-    pub(crate) async fn runs(&self, filter: &RunFilter) -> anyhow::Result<Vec<RunSummary>> {
+    /// Runs of the journal, or archived ones.
+    pub(crate) async fn runs(&self, filter: &RunFilter, archived: bool) -> anyhow::Result<Vec<RunSummary>> {
         match self {
+            Self::Store(journal) if archived => {
+                let found = journal.archived_runs(filter).await?;
+                let summary = |found: &ArchivedRow| view::archived(view::summary(&found.row));
+                Ok(found.iter().map(summary).collect())
+            }
             Self::Store(journal) => Ok(view::list(&**journal, filter).await?),
             Self::Daemon(client) => {
                 let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -241,6 +290,9 @@ impl Source {
                         serde_json::Value::String(text) => query.append_pair(name, text),
                         other => query.append_pair(name, &other.to_string()),
                     };
+                }
+                if archived {
+                    query.append_pair("archived", "true");
                 }
                 client
                     .call::<(), _>(Method::GET, &format!("/api/v1/runs?{}", query.finish()), None)
@@ -252,8 +304,11 @@ impl Source {
     pub(crate) async fn run(&self, run: &RunId) -> anyhow::Result<RunDetail> {
         match self {
             Self::Store(journal) => {
-                let detail = view::detail(&**journal, run, None).await?;
-                detail.ok_or_else(|| not_found(format!("there is no run {run}")))
+                let none = || not_found(format!("there is no run {run}"));
+                let (journal, archived) = holder(journal, run).await?.ok_or_else(none)?;
+                let mut detail = view::detail(&*journal, run, None).await?.ok_or_else(none)?;
+                detail.summary.archived = archived;
+                Ok(detail)
             }
             Self::Daemon(client) => {
                 client
@@ -263,13 +318,29 @@ impl Source {
         }
     }
 
+    /// When each step of a run stood how.
+    pub(crate) async fn timeline(&self, run: &RunId) -> anyhow::Result<TimelineView> {
+        match self {
+            Self::Store(journal) => {
+                let none = || not_found(format!("there is no run {run}"));
+                let (journal, _) = holder(journal, run).await?.ok_or_else(none)?;
+                timeline::view(&*journal, run).await?.ok_or_else(none)
+            }
+            Self::Daemon(client) => {
+                let path = format!("/api/v1/runs/{run}/timeline");
+                client.call::<(), _>(Method::GET, &path, None).await
+            }
+        }
+    }
+
     /// The graph that a run keeps.
     pub(crate) async fn graph(&self, run: &RunId) -> anyhow::Result<GraphData> {
         match self {
             Self::Store(journal) => {
-                let row = journal.run(run).await?;
-                let row = row.ok_or_else(|| not_found(format!("there is no run {run}")))?;
-                Ok(view::graph(&**journal, &row).await?.data)
+                let none = || not_found(format!("there is no run {run}"));
+                let (journal, _) = holder(journal, run).await?.ok_or_else(none)?;
+                let row = journal.run(run).await?.ok_or_else(none)?;
+                Ok(view::graph(&*journal, &row).await?.data)
             }
             Self::Daemon(client) => {
                 let path = format!("/api/v1/runs/{run}/graph");
@@ -282,9 +353,8 @@ impl Source {
     pub(crate) async fn entries(&self, run: &RunId, from: u64) -> anyhow::Result<Vec<EntryView>> {
         match self {
             Self::Store(journal) => {
-                if journal.run(run).await?.is_none() {
-                    return Err(not_found(format!("there is no run {run}")));
-                }
+                let none = || not_found(format!("there is no run {run}"));
+                let (journal, _) = holder(journal, run).await?.ok_or_else(none)?;
                 Ok(journal
                     .entries(run, from, 1000)
                     .await?

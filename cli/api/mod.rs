@@ -1,11 +1,16 @@
 //! The daemon's JSON over HTTP, described by OpenAPI, and its client. People and programs use the same.
 
+mod backup;
 mod client;
+mod events;
 mod extract;
 mod server;
+mod stream;
 
 pub(crate) use client::{Client, Source};
-pub(crate) use server::serve;
+pub(crate) use events::StreamedEntry;
+pub(crate) use server::{Api, serve};
+pub(crate) use stream::{Events, Said};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -141,6 +146,21 @@ pub(crate) struct Health {
     pub(crate) set_aside: Vec<String>,
     /// Executors.
     pub(crate) executors: Vec<ExecutorView>,
+    /// Scheduled backups, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backup: Option<BackupView>,
+}
+
+/// How scheduled backups go.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct BackupView {
+    /// When the last one that succeeded was taken (RFC 3339).
+    pub(crate) taken_at: Option<String>,
+    /// Its file.
+    pub(crate) file: Option<String>,
+    /// Why the last one failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
 }
 
 /// An amount of each resource.

@@ -10,25 +10,32 @@ use sealflow_engine::core::{Holding, Refused, Verb, policy};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
 use sealflow_engine::id::{RunId, WorkflowName};
-use sealflow_engine::journal::{Journal, JournalError, RunFilter};
+use sealflow_engine::journal::{JournalError, RunFilter};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::site::{Hold, HoldKind};
 use sealflow_engine::workflow::GraphData;
+use sealflow_storage::journal::{ArchiveError, ArchivedRow, SurrealJournal};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::events;
 use super::extract::{Json, Path, Query};
 use super::{
-    Amounts, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem, StartRequest,
-    Started, TriggerRequest, TriggerView, VerbRequest,
+    Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
+    StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
-use crate::builtin;
+use crate::archived::holder;
+use crate::home::Home;
+use crate::span::now_ms;
+use crate::timeline::{self, TimelineView};
 use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
+use crate::{backup, builtin};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -37,13 +44,29 @@ use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
 ))]
 struct Description;
 
-struct Api {
-    handle: Handle,
-    token: String,
-    workflows: std::path::PathBuf,
+/// What the API serves.
+pub(crate) struct Api {
+    pub(crate) handle: Handle,
+    /// The same journal as the handle's, for what only this one can: archives and backups.
+    pub(crate) journal: Arc<SurrealJournal>,
+    pub(crate) token: String,
+    pub(crate) home: Home,
+    /// Whether backups are scheduled.
+    pub(crate) backups: bool,
+    /// Ends streams, and then the server.
+    pub(crate) stop: CancellationToken,
+    /// Room for clients that follow events.
+    pub(crate) followers: Arc<Semaphore>,
 }
 
-type Shared = State<Arc<Api>>;
+impl Api {
+    /// Room for as many followers as there may be.
+    pub(crate) fn followers() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(events::FOLLOWERS))
+    }
+}
+
+pub(super) type Shared = State<Arc<Api>>;
 
 /// The most bytes of a request: a workflow file and its parameters.
 const BODY_LIMIT: usize = 4 << 20;
@@ -56,12 +79,16 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(run_journal))
         .routes(routes!(explain_run))
         .routes(routes!(run_graph))
+        .routes(routes!(run_timeline))
         .routes(routes!(run_verb))
         .routes(routes!(list_executors))
         .routes(routes!(list_holds))
         .routes(routes!(hold, release))
         .routes(routes!(list_triggers))
         .routes(routes!(enable_trigger, disable_trigger))
+        .routes(routes!(super::backup::backup))
+        .routes(routes!(events::run_events))
+        .routes(routes!(events::all_events))
         .routes(routes!(describe))
 }
 
@@ -71,18 +98,9 @@ fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// Serves until `stop` is cancelled.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    handle: Handle,
-    token: String,
-    workflows: std::path::PathBuf,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let api = Arc::new(Api {
-        handle,
-        token,
-        workflows,
-    });
+pub(crate) async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    let stop = api.stop.clone();
+    let api = Arc::new(api);
     let (router, _) = router().split_for_parts();
     let router = router
         .fallback(unknown_path)
@@ -148,19 +166,30 @@ impl From<RequestError> for ApiError {
     }
 }
 
+impl From<ArchiveError> for ApiError {
+    fn from(error: ArchiveError) -> Self {
+        let message = error.to_string();
+        match error {
+            ArchiveError::NoRun(_) => Self(StatusCode::NOT_FOUND, "not_found", message),
+            ArchiveError::Open { .. } => Self(StatusCode::CONFLICT, "refused", message),
+            _ => Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
+        }
+    }
+}
+
 impl From<JournalError> for ApiError {
     fn from(error: JournalError) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
     }
 }
 
-fn run_id(text: &str) -> Result<RunId, ApiError> {
+pub(super) fn run_id(text: &str) -> Result<RunId, ApiError> {
     text.parse().map_err(|error: sealflow_engine::id::NameError| {
         ApiError(StatusCode::BAD_REQUEST, "bad_request", error.to_string())
     })
 }
 
-fn no_run(text: &str) -> ApiError {
+pub(super) fn no_run(text: &str) -> ApiError {
     ApiError(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -192,6 +221,14 @@ async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
         memory: view.capacity.memory,
         memory_held: view.machine_held.memory,
     });
+    let backup = api.backups.then(|| {
+        let record = backup::Record::read(&api.home);
+        BackupView {
+            taken_at: record.taken_at.map(view::time),
+            file: record.file.map(|file| file.display().to_string()),
+            problem: record.problem,
+        }
+    });
     Ok(Json(Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         open_runs: engine.open,
@@ -201,6 +238,7 @@ async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
             .map(|(run, why)| format!("{run}: {why}"))
             .collect(),
         executors: executors.collect(),
+        backup,
     }))
 }
 
@@ -315,10 +353,10 @@ async fn enable_trigger(
                 format!("`{workflow}` is a path; send the file's text as `source`"),
             ));
         }
-        None => builtin::find(&workflow, &api.workflows)
+        None => builtin::find(&workflow, &api.home.workflows())
             .map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?,
     };
-    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.workflows)
+    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.home.workflows())
         .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
     if graph.data().name.as_str() != workflow {
         let what = format!("the file is of workflow `{}`", graph.data().name);
@@ -386,6 +424,9 @@ struct ListQuery {
     subject: Option<String>,
     /// At most so many, the newest first.
     limit: Option<u32>,
+    /// Those that were archived, instead of those in the journal.
+    #[serde(default)]
+    archived: bool,
 }
 
 /// Runs, the newest first.
@@ -399,6 +440,11 @@ async fn list_runs(
         "workflow": query.workflow, "status": query.status, "subject": query.subject, "limit": query.limit,
     });
     let filter: RunFilter = serde_json::from_value(filter).map_err(|error| bad(error.to_string()))?;
+    if query.archived {
+        let found = api.journal.archived_runs(&filter).await?;
+        let summary = |found: &ArchivedRow| view::archived(view::summary(&found.row));
+        return Ok(Json(found.iter().map(summary).collect()));
+    }
     Ok(Json(view::list(&**api.handle.journal(), &filter).await?))
 }
 
@@ -419,7 +465,7 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
                 format!("`{name}` is a path; send the file's text as `source`"),
             ));
         }
-        (Some(name), None) => builtin::find(&name, &api.workflows)
+        (Some(name), None) => builtin::find(&name, &api.home.workflows())
             .map_err(|error| ApiError(StatusCode::NOT_FOUND, "not_found", error.to_string()))?,
         _ => {
             return Err(bad(
@@ -428,7 +474,7 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
             ));
         }
     };
-    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.workflows)
+    let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.home.workflows())
         .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
     let run = api
         .handle
@@ -448,8 +494,16 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
 #[utoipa::path(get, path = "/api/v1/runs/{run}", responses((status = 200, body = RunDetail), (status = 404, body = Problem)))]
 async fn show_run(State(api): Shared, Path(run): Path<String>) -> Result<Json<RunDetail>, ApiError> {
     let id = run_id(&run)?;
+    let (journal, archived) = holder(&api.journal, &id).await?.ok_or_else(|| no_run(&run))?;
+    if archived {
+        let detail = view::detail(&*journal, &id, None)
+            .await?
+            .ok_or_else(|| no_run(&run))?;
+        let summary = view::archived(detail.summary);
+        return Ok(Json(RunDetail { summary, ..detail }));
+    }
     let live = api.handle.live(&id).await?;
-    let detail = view::detail(&**api.handle.journal(), &id, Some(&live)).await?;
+    let detail = view::detail(&*journal, &id, Some(&live)).await?;
     detail.map(Json).ok_or_else(|| no_run(&run))
 }
 
@@ -471,10 +525,7 @@ async fn run_journal(
     Query(query): Query<JournalQuery>,
 ) -> Result<Json<Vec<EntryView>>, ApiError> {
     let id = run_id(&run)?;
-    let journal: &dyn Journal = &**api.handle.journal();
-    if journal.run(&id).await?.is_none() {
-        return Err(no_run(&run));
-    }
+    let (journal, _) = holder(&api.journal, &id).await?.ok_or_else(|| no_run(&run))?;
     let limit = query.limit.unwrap_or(1000).min(1000);
     let entries = journal.entries(&id, query.from.max(1), limit).await?;
     Ok(Json(entries.iter().map(view::entry).collect()))
@@ -486,19 +537,30 @@ async fn explain_run(State(api): Shared, Path(run): Path<String>) -> Result<Json
     let id = run_id(&run)?;
     let row = api.handle.journal().run(&id).await?.ok_or_else(|| no_run(&run))?;
     let live = api.handle.live(&id).await?;
-    Ok(Json(view::explain(&row, &live.why)))
+    Ok(Json(view::explain(&row, &live)))
+}
+
+/// When each step of a run stood how, and where it ran.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/timeline", responses((status = 200, body = TimelineView), (status = 404, body = Problem)))]
+async fn run_timeline(State(api): Shared, Path(run): Path<String>) -> Result<Json<TimelineView>, ApiError> {
+    let id = run_id(&run)?;
+    let (journal, _) = holder(&api.journal, &id).await?.ok_or_else(|| no_run(&run))?;
+    let view = timeline::view(&*journal, &id).await?;
+    view.map(Json).ok_or_else(|| no_run(&run))
 }
 
 /// The graph that a run keeps, with every default filled in.
 #[utoipa::path(get, path = "/api/v1/runs/{run}/graph", responses((status = 200, body = serde_json::Value), (status = 404, body = Problem)))]
 async fn run_graph(State(api): Shared, Path(run): Path<String>) -> Result<Json<GraphData>, ApiError> {
-    let journal: &dyn Journal = &**api.handle.journal();
-    let row = journal.run(&run_id(&run)?).await?.ok_or_else(|| no_run(&run))?;
-    Ok(Json(view::graph(journal, &row).await?.data))
+    let id = run_id(&run)?;
+    let (journal, _) = holder(&api.journal, &id).await?.ok_or_else(|| no_run(&run))?;
+    let row = journal.run(&id).await?.ok_or_else(|| no_run(&run))?;
+    Ok(Json(view::graph(&*journal, &row).await?.data))
 }
 
 /// Asks something of a run: `pause`, `resume`, `cancel`, `retry`, `rewind`, `skip`, `override`, `approve`,
-/// `prioritize`, `signal`, or `fork`, which answers with the new run.
+/// `prioritize`, `signal`; `fork`, which answers with the new run; or `archive`, which moves an ended run out of
+/// the journal.
 #[utoipa::path(post, path = "/api/v1/runs/{run}/{verb}", request_body = VerbRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
 async fn run_verb(
     State(api): Shared,
@@ -540,6 +602,12 @@ async fn run_verb(
                 run: forked.to_string(),
             }));
         }
+        "archive" => {
+            let by = by(request.by);
+            let archived = api.journal.archive_run(&id, now_ms()).await?;
+            tracing::info!(run, by = by.text(), bytes = archived.bytes, "archived");
+            return Ok(Json(Started { run }));
+        }
         other => return Err(bad(format!("a run cannot be asked to `{other}`"))),
     };
     match api.handle.operate(&id, verb, by(request.by)).await {
@@ -547,6 +615,10 @@ async fn run_verb(
         Err(RequestError::Refused(Refused::NoRun(id))) => match api.handle.journal().run(&id).await? {
             Some(row) => {
                 let text = format!("{id} has ended ({})", row.status.as_str());
+                Err(ApiError(StatusCode::CONFLICT, "refused", text))
+            }
+            None if api.journal.archived_row(&id).await?.is_some() => {
+                let text = format!("{id} has ended and is archived; it can only be looked at");
                 Err(ApiError(StatusCode::CONFLICT, "refused", text))
             }
             None => Err(no_run(&run)),

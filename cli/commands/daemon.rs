@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::Context;
 use crate::home::Listening;
-use crate::{api, output, wire};
+use crate::{api, housekeeping, output, wire};
 
 /// Run the daemon: it starts, watches and resumes runs, and answers the other commands
 ///
@@ -32,13 +32,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     let url = format!("http://{local}");
     let stop = CancellationToken::new();
-    let server = tokio::spawn(api::serve(
-        listener,
-        engine.handle.clone(),
-        cx.home.token()?,
-        cx.home.workflows(),
-        stop.clone(),
-    ));
+    let served = api::Api {
+        handle: engine.handle.clone(),
+        journal: engine.journal.clone(),
+        token: cx.home.token()?,
+        home: cx.home.clone(),
+        backups: cx.config.backup.every.is_some(),
+        stop: stop.clone(),
+        followers: api::Api::followers(),
+    };
+    let server = tokio::spawn(api::serve(listener, served));
+    let housekeeping = housekeeping::start(&cx, &engine.journal, &stop);
     cx.home.set_listening(Some(&Listening {
         url: url.clone(),
         pid: std::process::id(),
@@ -61,6 +65,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         None => {
             tracing::info!("daemon stops; runs go on at the next start");
             server.await??;
+            housekeeping.join_all().await;
             engine.stop().await
         }
     }

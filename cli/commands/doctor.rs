@@ -55,6 +55,7 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
     findings.extend(disk(cx));
     findings.push(params(cx));
     findings.push(workflows(cx));
+    findings.push(backups(cx));
     if args.json {
         output::json(&findings)?;
     } else {
@@ -84,6 +85,43 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
         Ok(())
     } else {
         Err(CliError::new(Kind::CheckFailed, format!("{problems} problems")).into())
+    }
+}
+
+/// How scheduled backups go.
+fn backups(cx: &Context) -> Finding {
+    let Some(every) = cx.config.backup.every else {
+        let advice = "set `every` under [backup] in config.toml, or see to `sealflow store backup` yourself";
+        return finding("backup", Verdict::Warning, "none is scheduled".to_owned(), advice);
+    };
+    let record = crate::backup::Record::read(&cx.home);
+    let every = every.0;
+    let taken = match record.taken_at {
+        Some(at) => format!("the last one was taken at {}", crate::view::time(at)),
+        None => "none was taken yet".to_owned(),
+    };
+    if let Some(problem) = record.problem {
+        let advice = "the history is not guarded: mend this; the daemon then tries again by itself";
+        return finding(
+            "backup",
+            Verdict::Problem,
+            format!("{taken}; then: {problem}"),
+            advice,
+        );
+    }
+    let age = record.taken_at.map(|at| crate::span::now_ms().saturating_sub(at));
+    match age {
+        Some(age) if u128::from(age) > 2 * every.as_millis() => {
+            let advice = "it is overdue: does the daemon run?";
+            finding("backup", Verdict::Problem, taken, advice)
+        }
+        Some(_) => finding("backup", Verdict::Ok, taken, ""),
+        None => finding(
+            "backup",
+            Verdict::Warning,
+            taken,
+            "the daemon takes the first one when it starts",
+        ),
     }
 }
 

@@ -21,9 +21,9 @@ use crate::environment::Context;
 /// Runs one command.
 pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Demo(args) => demo::run(cx, args).await,
+        Command::Demo(args) => Box::pin(demo::run(cx, args)).await,
         Command::Init(args) => init::run(&cx, &args),
-        Command::Daemon(args) => daemon::run(cx, args).await,
+        Command::Daemon(args) => Box::pin(daemon::run(cx, args)).await,
         Command::Run(args) => Box::pin(run::run(cx, args)).await,
         Command::Workflow(args) => Box::pin(workflow::run(&cx, args)).await,
         Command::Stage(args) => stage::run(&cx, args).await,

@@ -5,6 +5,7 @@
 mod admission;
 mod attempt;
 mod effect;
+mod eta;
 mod explain;
 mod request;
 mod served;
@@ -15,6 +16,7 @@ mod trigger;
 
 pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
+pub use eta::{Eta, Expected};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
 pub use served::{Delivery, Launch, run_of};
@@ -34,6 +36,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Now;
 use crate::decide::{Command, decide};
+use crate::durations::Durations;
 use crate::event::{By, Entry, Event, Output, PauseReason, WaitReason};
 use crate::executor::{ExecutorSpec, News, Report};
 use crate::failure::{Failure, FailureClass};
@@ -104,6 +107,7 @@ pub struct Core {
     collecting: BTreeMap<Together, Collector>,
     /// Effects that belong to no open run.
     stray: Vec<Effect>,
+    durations: Durations,
     seed: [u8; 32],
     drawn: u64,
     dirty: BTreeSet<RunId>,
@@ -154,6 +158,7 @@ impl Core {
             queued: HashMap::new(),
             collecting: BTreeMap::new(),
             stray: Vec::new(),
+            durations: Durations::default(),
             seed,
             drawn: 0,
             dirty: BTreeSet::new(),

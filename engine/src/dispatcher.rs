@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Now};
 use crate::core::{
-    Core, Delivery, Dispatch, Effect, ExecutorView, Explanation, Fire, Fork, Launch, Refused, StartRun,
-    Transition, Verb, run_of,
+    Core, Delivery, Dispatch, Effect, Eta, ExecutorView, Expected, Explanation, Fire, Fork, Launch, Refused,
+    StartRun, Transition, Verb, run_of,
 };
 use crate::crash;
+use crate::durations::Durations;
 use crate::event::{By, Entry, Output, Served};
 use crate::executor::{Executor, Job, News, Report, Reports};
 use crate::failure::Failure;
@@ -55,6 +56,10 @@ pub struct LiveView {
     pub progress: Vec<(StepName, Progress)>,
     /// Why steps are not through.
     pub why: Vec<Explanation>,
+    /// How long it will still take.
+    pub eta: Option<Eta>,
+    /// How long running attempts take in all, as half of the earlier ones did.
+    pub expected: Vec<Expected>,
 }
 
 /// What executors have and hold, and what is wrong.
@@ -84,6 +89,8 @@ enum Request {
     Triggers(oneshot::Sender<BTreeMap<WorkflowName, Enabled>>),
     Live(RunId, oneshot::Sender<LiveView>),
     Engine(oneshot::Sender<EngineView>),
+    LearnOlder(Durations),
+    Durations(oneshot::Sender<Durations>),
 }
 
 enum Internal {
@@ -294,6 +301,23 @@ impl Handle {
     /// No answer.
     pub async fn engine(&self) -> Result<EngineView, RequestError> {
         self.ask(Request::Engine).await
+    }
+
+    /// Adds durations that were learned before: from a file, or from the journal.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn learn_older(&self, older: Durations) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::LearnOlder(older)).await;
+        sent.map_err(|_| RequestError::Stopped)
+    }
+
+    /// How long work took so far, to be kept on the side.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn durations(&self) -> Result<Durations, RequestError> {
+        self.ask(Request::Durations).await
     }
 
     /// The journal, for reading.
@@ -594,9 +618,12 @@ impl Dispatcher {
                 discard(reply.send(self.core.site().all_triggers().clone()));
             }
             Request::Live(run, reply) => {
+                let (eta, expected) = self.core.eta(&run, now);
                 let view = LiveView {
                     progress: self.core.progress(&run),
                     why: self.core.explain(&run, now),
+                    eta,
+                    expected,
                 };
                 discard(reply.send(view));
             }
@@ -613,6 +640,8 @@ impl Dispatcher {
                 };
                 discard(reply.send(view));
             }
+            Request::LearnOlder(older) => self.core.learn_older(older),
+            Request::Durations(reply) => discard(reply.send(self.core.durations().clone())),
         }
     }
 

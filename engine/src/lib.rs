@@ -12,6 +12,7 @@ pub mod crash;
 pub mod decide;
 pub mod dispatcher;
 pub mod durable;
+pub mod durations;
 pub mod event;
 pub mod executor;
 pub mod expression;
@@ -27,5 +28,6 @@ pub mod site;
 pub mod stage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timeline;
 pub mod trigger;
 pub mod workflow;

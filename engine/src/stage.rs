@@ -44,6 +44,14 @@ pub trait Stage: Send + Sync + 'static {
     /// hand before the attempt starts.
     fn costs(&self, input: &Value) -> Need;
 
+    /// What makes this work longer or shorter than other work of the stage, in a word, for example its size:
+    /// durations are only compared within a class. As for [`Stage::costs`], fields may be missing. Empty if
+    /// the stage does not say; then the run's first step that says something decides.
+    fn class(&self, input: &Value) -> String {
+        let _ = input;
+        String::new()
+    }
+
     /// Does the work.
     fn run(
         &self,
@@ -83,6 +91,13 @@ impl<S: BatchStage> DynStage for Many<S> {
         // As many as are done one after the other.
         let first = input.get("members").and_then(|members| members.get(0));
         Stage::costs(&*self.0, first.unwrap_or(&Value::Null))
+    }
+
+    fn class(&self, input: &Value) -> String {
+        let members = input.get("members");
+        let count = members.and_then(Value::as_array).map_or(0, Vec::len);
+        let first = members.and_then(|members| members.get(0)).unwrap_or(&Value::Null);
+        format!("{} of {count}", Stage::class(&*self.0, first))
     }
 
     fn run<'a>(
@@ -375,6 +390,9 @@ pub trait DynStage: Send + Sync + 'static {
     /// What one attempt needs while it runs.
     fn costs(&self, input: &Value) -> Need;
 
+    /// What makes this work longer or shorter than other work of the stage.
+    fn class(&self, input: &Value) -> String;
+
     /// Decodes, runs, encodes.
     fn run<'a>(
         &'a self,
@@ -391,6 +409,10 @@ fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
 impl<S: Stage> DynStage for S {
     fn costs(&self, input: &Value) -> Need {
         Stage::costs(self, input)
+    }
+
+    fn class(&self, input: &Value) -> String {
+        Stage::class(self, input)
     }
 
     fn run<'a>(

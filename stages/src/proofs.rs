@@ -89,6 +89,14 @@ pub(crate) fn sector_bytes(input: &Value) -> u64 {
     seal().or_else(update).or_else(post).unwrap_or(64 << 30)
 }
 
+/// The class of work about sectors: their proof type, which gives their size. Empty if the input does not
+/// say.
+pub(crate) fn class(input: &Value) -> String {
+    let names = ["proof_type", "update_proof_type", "post_proof_type"];
+    let named = names.iter().find_map(|name| input[*name].as_str());
+    named.unwrap_or_default().to_owned()
+}
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 

@@ -94,6 +94,19 @@ impl Stage for Unseal {
         proofs::pc1(input["sealed"]["bytes"].as_u64().unwrap_or(64 << 30))
     }
 
+    fn class(&self, input: &Value) -> String {
+        // Decoding an update is other work than making a replica again.
+        let kind = if input["update_info"].is_null() {
+            "sealed"
+        } else {
+            "updated"
+        };
+        match input["sealed"]["bytes"].as_u64() {
+            Some(bytes) => format!("{kind} {bytes} bytes"),
+            None => String::new(),
+        }
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let source = Source::open(cx, &input)?;
         let work = cx.attempt_dir()?;

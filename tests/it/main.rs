@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a broken expectation is a failed test")]
 
 mod api;
+mod archives;
+mod backup;
 mod bad_input;
 mod crash;
 mod documentation;
 mod env;
+mod estimates;
+mod events;
 mod executors;
 mod house;
 mod http_pieces;

@@ -1,5 +1,7 @@
 //! `sealflow run`: start runs, look at them, and tell them what to do.
 
+mod archive;
+mod events;
 mod verbs;
 
 use std::time::Duration;
@@ -10,11 +12,11 @@ use sealflow_engine::journal::RunFilter;
 use sealflow_engine::run::RunStatus;
 use serde_json::{Map, Value};
 
-use crate::api::{ByRequest, Client, Source, StartRequest};
+use crate::api::{ByRequest, Client, Said, Source, StartRequest, StreamedEntry};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
-use crate::view::{self, ExplainView, RunDetail, RunSummary};
-use crate::{builtin, draw, output, wire};
+use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
+use crate::{builtin, draw, gantt, output, wire};
 
 /// Start runs, look at them, and tell them what to do
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,7 @@ pub(crate) struct Args {
     command: Command,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct Reason {
     /// Why, for the journal
     #[arg(long, default_value = "")]
@@ -71,6 +73,9 @@ enum Command {
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: u32,
+        /// Those that were archived, instead of those in the journal
+        #[arg(long)]
+        archived: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -79,6 +84,9 @@ enum Command {
     Show {
         /// The run, or the end of its name, or `latest`
         run: String,
+        /// Draw when each step was queued, ran and waited
+        #[arg(long)]
+        timeline: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -113,6 +121,15 @@ enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Print what happens to a run, or to all of them, as it happens
+    ///
+    /// Example: sealflow run events --follow --json
+    Events(events::Args),
+    /// Move ended runs out of the journal, each into a file of its own
+    ///
+    /// `run show`, `run logs` and `run list --archived` read it there. The run's key and the artifacts that it
+    /// made are not forgotten.
+    Archive(archive::Args),
     #[command(flatten)]
     Verb(verbs::Verb),
 }
@@ -170,15 +187,31 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             status,
             subject,
             limit,
+            archived,
             json,
         } => {
             let filter = filter(workflow, status, subject, limit)?;
             let source = Source::open(&cx).await?;
-            let runs = source.runs(&filter).await;
+            let runs = source.runs(&filter, archived).await;
             source.close().await?;
             list(&runs?, json)
         }
-        Command::Show { run, json } => {
+        Command::Show {
+            run,
+            timeline: true,
+            json,
+        } => {
+            let source = Source::open(&cx).await?;
+            let timeline = async { source.timeline(&find(&source, &run).await?).await }.await;
+            source.close().await?;
+            let timeline = timeline?;
+            if json {
+                return output::json(&timeline);
+            }
+            output::data(&gantt::draw(&timeline, output::width()));
+            Ok(())
+        }
+        Command::Show { run, json, .. } => {
             let source = Source::open(&cx).await?;
             let detail = async { source.run(&find(&source, &run).await?).await }.await;
             source.close().await?;
@@ -205,6 +238,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             source.close().await?;
             logged
         }
+        Command::Events(args) => events::run(&cx, args).await,
+        Command::Archive(args) => archive::run(&cx, args).await,
         Command::Verb(verb) => verbs::run(&cx, verb).await,
     }
 }
@@ -245,19 +280,14 @@ async fn find(source: &Source, text: &str) -> anyhow::Result<RunId> {
     if let Ok(run) = text.parse() {
         return Ok(run);
     }
-    let runs = source
-        .runs(&RunFilter {
-            limit: Some(10_000),
-            ..RunFilter::default()
-        })
-        .await?;
-    let fits: Vec<&RunSummary> = match text {
-        "latest" => runs.iter().take(1).collect(),
-        end => runs
-            .iter()
-            .filter(|run| end.len() >= 4 && run.run.ends_with(end))
-            .collect(),
+    let filter = RunFilter {
+        limit: Some(10_000),
+        ..RunFilter::default()
     };
+    let mut fits = fitting(source.runs(&filter, false).await?, text);
+    if fits.is_empty() && text != "latest" {
+        fits = fitting(source.runs(&filter, true).await?, text);
+    }
     match fits.as_slice() {
         [run] => Ok(run.run.parse()?),
         [] => Err(crate::exit::not_found(format!(
@@ -268,6 +298,15 @@ async fn find(source: &Source, text: &str) -> anyhow::Result<RunId> {
             Err(CliError::new(Kind::Usage, text).into())
         }
     }
+}
+
+/// The runs that a name that a person gave may mean.
+fn fitting(mut runs: Vec<RunSummary>, text: &str) -> Vec<RunSummary> {
+    match text {
+        "latest" => runs.truncate(1),
+        end => runs.retain(|run| end.len() >= 4 && run.run.ends_with(end)),
+    }
+    runs
 }
 
 /// Parameters from `name=value`: JSON where the value is JSON, else a text.
@@ -313,6 +352,9 @@ fn list(runs: &[RunSummary], json: bool) -> anyhow::Result<()> {
 fn explain(why: &ExplainView, all: bool, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(why);
+    }
+    if let Some(eta) = &why.eta {
+        output::data(&draw::eta(eta));
     }
     if why.steps.is_empty() {
         output::note(&format!("{} is {}: nothing is left to do", why.run, why.status));
@@ -453,27 +495,60 @@ impl Screen {
 }
 
 async fn logs(source: &Source, run: &RunId, json: bool, follow: bool) -> anyhow::Result<()> {
+    if follow && let Source::Daemon(client) = source {
+        return follow_logs(client, run, json).await;
+    }
     let mut next = 1;
     loop {
         let entries = source.entries(run, next).await?;
         for entry in &entries {
-            if json {
-                output::json_line(entry)?;
-            } else {
-                for event in &entry.events {
-                    output::data(&log_line(&entry.at, event));
-                }
-            }
+            log(entry, json)?;
             next = entry.seq + 1;
         }
-        if !entries.is_empty() {
-            continue;
-        }
-        if !follow || matches!(source, Source::Store(_)) || rests(&source.run(run).await?) {
+        if entries.is_empty() {
             return Ok(());
         }
-        tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Prints entries as they come, until the run ends or rests.
+async fn follow_logs(client: &Client, run: &RunId, json: bool) -> anyhow::Result<()> {
+    let path = format!("/api/v1/runs/{run}/events");
+    let mut events = client.events(&path, None).await?;
+    let source = Source::Daemon(client.clone());
+    let mut seen = 0;
+    loop {
+        let said = match tokio::time::timeout(LOOK, events.next()).await {
+            Ok(said) => said?,
+            Err(_) => {
+                let detail = source.run(run).await?;
+                if rests(&detail) && detail.entries <= seen {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        match said {
+            Some(Said::Entry(_, StreamedEntry { seq, at, events, .. })) => {
+                log(&EntryView { seq, at, events }, json)?;
+                seen = seq;
+            }
+            Some(Said::Gap(_)) => {}
+            Some(Said::End(why)) if why == "run_ended" => return Ok(()),
+            Some(Said::End(why)) => anyhow::bail!("no more of the log comes: {why}"),
+            None => anyhow::bail!("no more of the log comes: the connection was closed"),
+        }
+    }
+}
+
+fn log(entry: &EntryView, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json_line(entry);
+    }
+    for event in &entry.events {
+        output::data(&log_line(&entry.at, event));
+    }
+    Ok(())
 }
 
 /// An event on one line: when, what, and its fields.

@@ -288,7 +288,7 @@ async fn chosen(source: &Source, select: &Select) -> anyhow::Result<Vec<RunId>> 
     }
     let (workflow, status) = (select.workflow.clone(), select.status.clone());
     let filter = filter(workflow, status, select.subject.clone(), 100_000)?;
-    let runs = source.runs(&filter).await?;
+    let runs = source.runs(&filter, false).await?;
     let open = runs
         .iter()
         .filter(|run| !matches!(run.status.as_str(), "succeeded" | "cancelled"));

@@ -157,6 +157,9 @@ impl Core {
         let current = current.clone();
         let seconds = seconds_since(current.started_at, now);
         self.unlimit(ix, key);
+        if matches!(end, End::Done(_)) {
+            self.learn(&key.run, ix, &current.executor, seconds);
+        }
         let Some(live) = self.runs.get_mut(&key.run) else {
             return;
         };

@@ -64,6 +64,10 @@ impl Stage for VerifyPost {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         cx.blocking(move || {
             let mut output = Output {

@@ -66,6 +66,10 @@ impl Stage for WindowPost {
         proofs::post(proofs::sector_bytes(input))
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let params = self.params.clone();
         let cx2 = cx.clone();

@@ -62,6 +62,10 @@ impl Stage for WindowPostVanilla {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let target = cx.attempt_dir()?.join("post_vanilla.json");
         let cx2 = cx.clone();

@@ -75,6 +75,10 @@ impl Stage for AddPieces {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let limit = input.proof_type.data_bytes();
         let folder = cx.attempt_dir()?;

@@ -72,6 +72,10 @@ impl Stage for C1 {
         }
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let sealed = cx.local_path(&input.sealed)?;
         let target = cx.attempt_dir()?.join("c1_output.json");

@@ -218,6 +218,10 @@ impl Stage for Pc1 {
         proofs::pc1(proofs::sector_bytes(input))
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let attempt = cx.attempt_dir()?;
         let cx2 = cx.clone();

@@ -63,6 +63,10 @@ impl Stage for Pc2 {
         proofs::pc2(proofs::sector_bytes(input))
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let unsealed = cx.local_path(&input.unsealed)?;
         let sealed = cx.attempt_dir()?.join("sealed");

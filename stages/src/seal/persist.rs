@@ -78,6 +78,10 @@ impl Stage for Persist {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let store = cx.stores.get(input.store.as_deref().unwrap_or("store"))?.clone();
         let name = store_name(input.miner, input.sector);

@@ -129,6 +129,10 @@ impl Stage for ProofParameters {
         }
     }
 
+    fn class(&self, input: &Value) -> String {
+        crate::proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let set = input.set()?;
         let parameter_set = set.to_string();

@@ -67,6 +67,10 @@ impl Stage for SynthProof {
         proofs::pc2(proofs::sector_bytes(input))
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let synthetic = input.proof_type.is_synthetic();
         if !synthetic {

@@ -60,6 +60,10 @@ impl Stage for TreeD {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let unsealed = cx.local_path(&input.unsealed)?;
         let cx2 = cx.clone();

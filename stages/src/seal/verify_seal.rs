@@ -65,6 +65,10 @@ impl Stage for VerifySeal {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         cx.blocking(move || verdict(&input).map(Outcome::Done)).await
     }

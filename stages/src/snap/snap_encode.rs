@@ -82,6 +82,10 @@ impl Stage for SnapEncode {
         proofs::pc2(proofs::sector_bytes(input))
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let paths = Paths {
             key: cx.local_path(&input.sealed)?,

@@ -70,6 +70,10 @@ impl Stage for SnapPartitionProofs {
         }
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let (key, key_cache) = (cx.local_path(&input.sealed)?, cx.local_path(&input.cache)?);
         let (update, update_cache) = (cx.local_path(&input.update)?, cx.local_path(&input.update_cache)?);

@@ -59,6 +59,10 @@ impl Stage for VerifySnap {
         proofs::one_core()
     }
 
+    fn class(&self, input: &Value) -> String {
+        proofs::class(input)
+    }
+
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         cx.blocking(move || {
             let proof = hex::decode(&input.update_proof)

@@ -55,6 +55,19 @@ pub enum OpenError {
         /// The newest version that this program knows.
         known: u64,
     },
+    /// An older sealflow wrote the journal, and it was to be read only.
+    #[error(
+        "the journal at {place} has schema version {found}, this sealflow reads {known}: start `sealflow daemon` \
+         once, which brings it up to date. Nothing was changed"
+    )]
+    Older {
+        /// Where.
+        place: String,
+        /// The version of the journal.
+        found: u64,
+        /// The version that this program reads.
+        known: u64,
+    },
     /// What is stored is not a journal of ours.
     #[error(
         "{place} holds something that is no sealflow journal: {what}. Nothing was changed; check the path, or \

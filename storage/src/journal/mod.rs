@@ -2,13 +2,17 @@
 //! schema and why it has this shape.
 //!
 //! Reading order: `options` (what to open), `open` (locks, schema, fence), `write` (one commit), `read`,
-//! `read_many`, `payload` (large values in files), `error`; then `check`, and `export` with `import`.
+//! `read_many`, `payload` (large values in files), `error`; then `check`; `lines` and `replay`, which
+//! `export`, `import` and `archive` share.
 
+mod archive;
 mod check;
 mod client;
 mod error;
 mod export;
+mod feed;
 mod import;
+mod lines;
 mod lock;
 mod open;
 mod options;
@@ -16,6 +20,7 @@ mod payload;
 mod read;
 mod read_many;
 mod record;
+mod replay;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,6 +28,7 @@ mod thread;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sealflow_engine::event::Entry;
 use sealflow_engine::id::{RunId, Subject};
@@ -33,14 +39,18 @@ use sealflow_engine::rows::{RunRow, StepRow};
 use sealflow_engine::site::SiteEntry;
 use tokio::sync::Mutex;
 
+pub use self::archive::{Archive, ArchiveError, ArchivedRow, ArchivedRun, Retained, Retention, Swept};
 pub use self::check::{CheckReport, Checked, Problem, check, check_files};
 pub use self::error::OpenError;
-pub use self::export::{EXPORT_FORMAT, TransferError, Transferred, export};
-pub use self::import::import;
+pub use self::export::export;
+pub use self::feed::{Feed, Following, Place};
+pub use self::import::{import, verify};
+pub use self::lines::{EXPORT_FORMAT, Sink, TransferError, Transferred};
 pub use self::lock::DirectoryLock;
 pub use self::options::{Credentials, OpenOptions};
 pub use self::schema::SCHEMA_VERSION;
 
+use self::archive::ArchiveFolder;
 use self::client::Client;
 use self::payload::PayloadFolder;
 use self::write::Writer;
@@ -51,6 +61,13 @@ use self::write::Writer;
 pub struct SurrealJournal {
     client: Arc<Client>,
     payloads: PayloadFolder,
+    archives: ArchiveFolder,
+    /// What was committed last.
+    feed: Feed,
+    /// Held by whoever needs that nothing is archived or removed meanwhile, or does just that.
+    housekeeping: Mutex<()>,
+    /// Whether there may be payloads that nobody names any more.
+    unswept: AtomicBool,
     /// There is none when the journal was opened without the fence, only to be read.
     writer: Option<Mutex<Writer>>,
     /// Held while an embedded store is open.
@@ -89,6 +106,11 @@ impl SurrealJournal {
                 .take(),
         );
         closed
+    }
+
+    /// What is committed, for those who follow all runs.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Where the journal is, for people: a URL without its password.

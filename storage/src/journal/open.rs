@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Mutex;
 
+use super::archive::ArchiveFolder;
 use super::client::Client;
 use super::error::OpenError;
+use super::feed::Feed;
 use super::lock::DirectoryLock;
 use super::options::{OpenOptions, Target, redact};
 use super::payload::PayloadFolder;
@@ -28,7 +31,7 @@ impl SurrealJournal {
         };
         let client = Client::open(&target, redact(url), &options).await?;
         let prepared = prepare(&client, &options).await;
-        let (writer, payloads) = match prepared {
+        let (epoch, payloads) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 if let Err(closing) = client.close().await {
@@ -40,24 +43,29 @@ impl SurrealJournal {
         Ok(Self {
             client: Arc::new(client),
             payloads,
-            writer,
+            writer: epoch.map(|epoch| Mutex::new(Writer::new(epoch))),
+            feed: Feed::new(epoch.unwrap_or_default()),
+            archives: ArchiveFolder {
+                root: options.archives,
+            },
+            housekeeping: Mutex::new(()),
+            // What a crash left.
+            unswept: AtomicBool::new(true),
             lock: std::sync::Mutex::new(lock),
         })
     }
 }
 
-async fn prepare(
-    client: &Client,
-    options: &OpenOptions,
-) -> Result<(Option<Mutex<Writer>>, PayloadFolder), OpenError> {
+/// Gives the epoch of the writer, if there is one, and the payloads.
+async fn prepare(client: &Client, options: &OpenOptions) -> Result<(Option<u64>, PayloadFolder), OpenError> {
     schema::prepare(client, options.fence).await?;
-    let writer = if options.fence {
-        Some(Mutex::new(Writer::new(schema::take_fence(client).await?)))
+    let epoch = if options.fence {
+        Some(schema::take_fence(client).await?)
     } else {
         None
     };
     let payloads = PayloadFolder::open(options.payloads.clone(), options.fence).await?;
-    Ok((writer, payloads))
+    Ok((epoch, payloads))
 }
 
 /// Makes the directory if it may, and locks it.

@@ -9,6 +9,8 @@ use super::error::OpenError;
 pub struct OpenOptions {
     /// The folder of values that are too large for the store. With several hosts it must be shared.
     pub payloads: PathBuf,
+    /// The folder of archived runs: beside that of the payloads unless told otherwise.
+    pub archives: PathBuf,
     /// Whether to take over: only the newest journal that was opened so may commit. Without it the
     /// journal can only be read, and nothing is created where there is none.
     pub fence: bool,
@@ -25,8 +27,10 @@ impl OpenOptions {
     /// Opens for writing, with the payloads in this folder. An embedded store is capped so that an
     /// idle daemon stays under 300 MiB: 32 MiB of cache, 64 MiB of what was written last.
     pub fn new(payloads: impl Into<PathBuf>) -> Self {
+        let payloads = payloads.into();
         Self {
-            payloads: payloads.into(),
+            archives: payloads.with_file_name("archive"),
+            payloads,
             fence: true,
             credentials: None,
             cache_bytes: 32 << 20,

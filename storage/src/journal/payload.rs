@@ -1,10 +1,13 @@
 //! Values that are too large for the store: files named by the SHA-256 of their content, durable
-//! before the commit that names them.
+//! before the commit that names them, and removed when no entry names them any more.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use sealflow_engine::journal::JournalError;
 use sealflow_engine::{crash, durable};
@@ -15,16 +18,23 @@ use super::error::{OpenError, corrupt};
 /// Where unfinished files are. What is there when a daemon starts was left behind by a crash.
 const UNFINISHED: &str = ".tmp";
 
+/// How long a payload is kept although nothing names it: the commit that does may be on its way.
+const GRACE: Duration = Duration::from_secs(3600);
+
 /// A folder of payload files: `ab/cdef…`.
 #[derive(Debug, Clone)]
 pub(super) struct PayloadFolder {
     root: PathBuf,
+    /// When this process stored what it stored lately, new or not. Held while a file is looked for to be
+    /// stored, and while one is removed.
+    stored: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl PayloadFolder {
     /// Takes the folder. To write, it is made if it is not there, and leftovers are removed.
     pub(super) async fn open(root: PathBuf, write: bool) -> Result<Self, OpenError> {
-        let folder = Self { root };
+        let stored = Arc::default();
+        let folder = Self { root, stored };
         if write {
             let path = folder.root.clone();
             let io = |what, path, source| OpenError::Io { what, path, source };
@@ -60,6 +70,7 @@ impl PayloadFolder {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let sha256 = hex::encode(Sha256::digest(bytes));
         let path = self.path(&sha256)?;
+        self.note(&sha256);
         if read_verified(&path, &sha256).is_ok() {
             return Ok(sha256);
         }
@@ -71,6 +82,66 @@ impl PayloadFolder {
         write_durably(&temporary, &path, bytes)
             .map_err(|error| JournalError::Store(io_text("storing a payload", &path, &error)))?;
         Ok(sha256)
+    }
+
+    /// From now on the payload is not removed for a while.
+    fn note(&self, sha256: &str) {
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if stored.len() >= 1000 {
+            stored.retain(|_, at| at.elapsed() < GRACE);
+        }
+        stored.insert(sha256.to_owned(), Instant::now());
+    }
+
+    /// The payloads that were not stored lately.
+    pub(super) async fn old_ones(&self) -> Result<HashSet<String>, JournalError> {
+        let folder = self.clone();
+        blocking(move || {
+            let failed = |error| JournalError::Store(io_text("listing payloads", &folder.root, &error));
+            folder.old_ones_now().map_err(failed)
+        })
+        .await
+    }
+
+    fn old_ones_now(&self) -> std::io::Result<HashSet<String>> {
+        let mut found = HashSet::new();
+        for part in std::fs::read_dir(&self.root)? {
+            let part = part?;
+            let begin = part.file_name().to_string_lossy().into_owned();
+            if begin.len() != 2 {
+                continue;
+            }
+            for file in std::fs::read_dir(part.path())? {
+                let file = file?;
+                let sha256 = format!("{begin}{}", file.file_name().to_string_lossy());
+                // Clocks may jump: what seems to come from the future is young.
+                let age = SystemTime::now().duration_since(file.metadata()?.modified()?);
+                if self.path(&sha256).is_ok() && age.is_ok_and(|age| age > GRACE) {
+                    found.insert(sha256);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a payload, unless it was stored lately. Gives its size.
+    pub(super) async fn remove_old(&self, sha256: &str) -> Result<Option<u64>, JournalError> {
+        let (folder, sha256) = (self.clone(), sha256.to_owned());
+        blocking(move || {
+            let path = folder.path(&sha256)?;
+            let stored = folder.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            if stored.get(&sha256).is_some_and(|at| at.elapsed() < GRACE) {
+                return Ok(None);
+            }
+            crash::point("sweep.before_remove");
+            let bytes = std::fs::metadata(&path).map(|meta| meta.len());
+            let removed = bytes.and_then(|bytes| std::fs::remove_file(&path).map(|()| bytes));
+            drop(stored);
+            removed
+                .map(Some)
+                .map_err(|error| JournalError::Store(io_text("removing a payload", &path, &error)))
+        })
+        .await
     }
 
     /// Reads a value and verifies it.

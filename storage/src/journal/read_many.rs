@@ -26,32 +26,7 @@ struct SpanRecord {
 
 impl SurrealJournal {
     pub(super) async fn read_runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>, JournalError> {
-        // The index that lets the fewest through is used; the other conditions are looked at in the records.
-        let mut conditions = Vec::new();
-        let mut params = Object::new();
-        let mut index = None;
-        for (name, value) in [
-            ("subject", filter.subject.as_ref().map(|subject| subject.as_str())),
-            ("status", filter.status.map(|status| status.as_str())),
-            ("workflow", filter.workflow.as_ref().map(|name| name.as_str())),
-        ] {
-            if let Some(value) = value {
-                index.get_or_insert(name);
-                conditions.push(format!("{name} = ${name}"));
-                params.insert(name.to_owned(), text(value));
-            }
-        }
-        let mut sql = match index {
-            Some(name) => format!(
-                "SELECT row, open, run FROM run WITH INDEX run_{name} WHERE {} ORDER BY run DESC",
-                conditions.join(" AND ")
-            ),
-            None => "SELECT row, open, id FROM run ORDER BY id DESC".to_owned(),
-        };
-        if let Some(limit) = filter.limit {
-            sql.push_str(" LIMIT $limit");
-            params.insert("limit".to_owned(), number(u64::from(limit)));
-        }
+        let (sql, params) = listing("run", "row, open", filter);
         let records = self.fetch(&sql, params).await?;
         self.rows(records).await
     }
@@ -203,6 +178,37 @@ impl SurrealJournal {
         let sql = format!("SELECT VALUE {field} FROM {table} ORDER BY id");
         self.fetch(&sql, Object::new()).await
     }
+}
+
+/// The query for the records of runs that a filter accepts, the newest first.
+pub(super) fn listing(table: &str, fields: &str, filter: &RunFilter) -> (String, Object) {
+    // The index that lets the fewest through is used; the other conditions are looked at in the records.
+    let mut conditions = Vec::new();
+    let mut params = Object::new();
+    let mut index = None;
+    for (name, value) in [
+        ("subject", filter.subject.as_ref().map(|subject| subject.as_str())),
+        ("status", filter.status.map(|status| status.as_str())),
+        ("workflow", filter.workflow.as_ref().map(|name| name.as_str())),
+    ] {
+        if let Some(value) = value {
+            index.get_or_insert(name);
+            conditions.push(format!("{name} = ${name}"));
+            params.insert(name.to_owned(), text(value));
+        }
+    }
+    let mut sql = match index {
+        Some(name) => format!(
+            "SELECT {fields}, run FROM {table} WITH INDEX {table}_{name} WHERE {} ORDER BY run DESC",
+            conditions.join(" AND ")
+        ),
+        None => format!("SELECT {fields}, id FROM {table} ORDER BY id DESC"),
+    };
+    if let Some(limit) = filter.limit {
+        sql.push_str(" LIMIT $limit");
+        params.insert("limit".to_owned(), number(u64::from(limit)));
+    }
+    (sql, params)
 }
 
 /// A run with its entries decoded.

@@ -7,11 +7,11 @@ use super::error::OpenError;
 use super::record::{number, object};
 
 /// The schema version that this program writes. A journal with a newer one is not touched.
-pub const SCHEMA_VERSION: u64 = 3;
+pub const SCHEMA_VERSION: u64 = 4;
 
 /// From each version to the next: `MIGRATIONS[n]` makes version `n + 1` of version `n`; the first
 /// makes the tables. Each runs in one transaction with the change of the version row.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     DEFINE TABLE entry SCHEMALESS;
     DEFINE TABLE run SCHEMALESS;
@@ -31,6 +31,14 @@ const MIGRATIONS: [&str; 3] = [
 ",
     "
     DEFINE TABLE site SCHEMALESS;
+",
+    "
+    DEFINE TABLE archive SCHEMALESS;
+    DEFINE TABLE removal SCHEMALESS;
+    DEFINE INDEX archive_run ON archive FIELDS run;
+    DEFINE INDEX archive_status ON archive FIELDS status, run;
+    DEFINE INDEX archive_workflow ON archive FIELDS workflow, run;
+    DEFINE INDEX archive_subject ON archive FIELDS subject, run;
 ",
 ];
 
@@ -52,8 +60,15 @@ pub(super) async fn prepare(client: &Client, write: bool) -> Result<(), OpenErro
             });
         }
         if !write {
-            return Err(OpenError::Missing {
-                place: client.place().to_owned(),
+            let place = client.place().to_owned();
+            return Err(if version == 0 {
+                OpenError::Missing { place }
+            } else {
+                OpenError::Older {
+                    place,
+                    found: version,
+                    known: SCHEMA_VERSION,
+                }
             });
         }
         let from = usize::try_from(version).unwrap_or(usize::MAX);

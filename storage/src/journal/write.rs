@@ -12,6 +12,7 @@ use surrealdb::types::{Object, Value};
 use tokio::sync::Mutex;
 
 use super::SurrealJournal;
+use super::archive::ArchivedRow;
 use super::record::{Changes, encode, entry_id, id, list, number, object, of_run, site_id, text};
 
 /// How often a transaction that another one got in the way of is tried again. It took no effect, and
@@ -78,6 +79,18 @@ pub(super) fn is_open(row: &RunRow) -> bool {
     !row.status.is_final() || !row.discarding.is_empty()
 }
 
+/// By what one sees that a transaction took effect.
+pub(super) enum Trace<'a> {
+    /// The entries of the batch are stored exactly as they are in it.
+    Batch(&'a Batch),
+    /// The index of archives has the row.
+    Archived(&'a ArchivedRow),
+    /// The index of archives does not have the run.
+    NotArchived(&'a RunId),
+    /// By nothing: it may be done again.
+    None,
+}
+
 /// A transaction: statements with parameters.
 struct Transaction {
     sql: String,
@@ -139,7 +152,7 @@ impl SurrealJournal {
         }
         let transaction = transaction(&writer, batch, &shown)?;
         crash::point("journal.commit.before");
-        let done = self.execute(&transaction, &writer, batch).await;
+        let done = self.execute(&transaction, &writer, Trace::Batch(batch)).await;
         crash::point("journal.commit.after");
         if let Err(JournalError::Store(why)) = &done {
             writer.broken = Some(why.clone());
@@ -156,6 +169,7 @@ impl SurrealJournal {
         if let Some(last) = batch.site.last() {
             writer.site = Some(last.seq);
         }
+        self.feed.push(batch);
         Ok(())
     }
 
@@ -184,11 +198,12 @@ impl SurrealJournal {
         Ok(stored)
     }
 
+    /// Runs a transaction. Where its answer was lost, the trace tells whether it took effect.
     async fn execute(
         &self,
         transaction: &Transaction,
         writer: &Writer,
-        batch: &Batch,
+        trace: Trace<'_>,
     ) -> Result<(), JournalError> {
         let mut lost = false;
         for attempt in 1..=TRIES {
@@ -205,7 +220,7 @@ impl SurrealJournal {
             }
             if error.is_already_exists() {
                 // Our own transaction, whose answer was lost, may have arrived after all.
-                if lost && self.is_written(batch).await? {
+                if lost && self.is_written(&trace).await? {
                     return Ok(());
                 }
                 return Err(JournalError::Fenced(error.message().to_owned()));
@@ -225,7 +240,7 @@ impl SurrealJournal {
             tracing::warn!(%error, "the store's answer to a commit was lost; reading back");
             lost = true;
             tokio::time::sleep(std::time::Duration::from_millis(200 * attempt as u64)).await;
-            if matches!(self.is_written(batch).await, Ok(true)) {
+            if matches!(self.is_written(&trace).await, Ok(true)) {
                 return Ok(());
             }
         }
@@ -235,18 +250,46 @@ impl SurrealJournal {
         )))
     }
 
-    /// Whether the entries of a batch are stored exactly as they are in it. A transaction is stored as
-    /// a whole, so its entries tell.
-    async fn is_written(&self, batch: &Batch) -> Result<bool, JournalError> {
-        for (run, entry) in &batch.entries {
-            if self.read_entries(run, entry.seq, 1).await?.first() != Some(entry) {
-                return Ok(false);
+    /// Runs statements in a transaction that the fence lets through: what archives need beside commits.
+    pub(super) async fn fenced(
+        &self,
+        statements: &str,
+        params: Object,
+        trace: Trace<'_>,
+    ) -> Result<(), JournalError> {
+        let mut writer = self.writer()?.lock().await;
+        if let Some(why) = &writer.broken {
+            return Err(JournalError::Store(why.clone()));
+        }
+        let mut transaction = Transaction::new(writer.epoch);
+        transaction.sql.push_str(statements);
+        transaction.sql.push_str("COMMIT;");
+        transaction.params.extend(params);
+        let done = self.execute(&transaction, &writer, trace).await;
+        if let Err(JournalError::Store(why)) = &done {
+            writer.broken = Some(why.clone());
+        }
+        done
+    }
+
+    /// Whether a transaction took effect. It is stored as a whole, so a part of it tells.
+    async fn is_written(&self, trace: &Trace<'_>) -> Result<bool, JournalError> {
+        match trace {
+            Trace::Batch(batch) => {
+                for (run, entry) in &batch.entries {
+                    if self.read_entries(run, entry.seq, 1).await?.first() != Some(entry) {
+                        return Ok(false);
+                    }
+                }
+                if let (Some(first), Some(last)) = (batch.site.first(), batch.site.last()) {
+                    return Ok(self.site_between(first.seq, last.seq).await? == batch.site);
+                }
+                Ok(true)
             }
+            Trace::Archived(row) => Ok(self.archived_row(&row.row.run).await?.as_ref() == Some(*row)),
+            Trace::NotArchived(run) => Ok(self.archived_row(run).await?.is_none()),
+            Trace::None => Ok(false),
         }
-        if let (Some(first), Some(last)) = (batch.site.first(), batch.site.last()) {
-            return Ok(self.site_between(first.seq, last.seq).await? == batch.site);
-        }
-        Ok(true)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Several runs in one core: claims, keys, room, and damage that stays where it is.
 
 mod ends;
+mod eta;
 mod flow;
 mod resources;
 mod served;
@@ -36,6 +37,9 @@ impl Stage for Work {
             memory: input["memory"].as_u64().unwrap_or(1),
             ..Need::default()
         }
+    }
+    fn class(&self, input: &Value) -> String {
+        input["memory"].to_string()
     }
     async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
         Ok(Outcome::Done(Nothing {}))

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sealflow_engine::core::accepted_artifacts;
-use sealflow_engine::event::{Entry, Event, Output};
+use sealflow_engine::event::{Entry, Event};
 use sealflow_engine::id::{RunId, StepName};
 use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::rows::{StepRow, step_row};
 use sealflow_engine::run::RunState;
 use sealflow_engine::workflow::Graph;
 
+use super::super::lines::payloads_of;
 use super::super::read::{EntryRecord, PAGE};
 use super::super::record::{Changes, decode};
 use super::Checker;
@@ -139,12 +140,7 @@ impl Checker<'_> {
                 } => {
                     folding.visits.insert((step.clone(), *attempt), *visit);
                 }
-                Event::AttemptSucceeded {
-                    step,
-                    attempt,
-                    output,
-                    ..
-                } => {
+                Event::AttemptSucceeded { step, attempt, .. } => {
                     let visit = folding
                         .visits
                         .get(&(step.clone(), *attempt))
@@ -154,12 +150,12 @@ impl Checker<'_> {
                         let what = format!("step `{step}` succeeded twice in visit {visit}");
                         self.problem("at most one success is accepted", Some(run), what);
                     }
-                    if let Output::Payload { sha256, bytes, .. } = output {
-                        self.payload(run, sha256, *bytes).await?;
-                    }
                 }
                 _ => {}
             }
+        }
+        for (sha256, bytes) in payloads_of(entry) {
+            self.payload(run, sha256, bytes).await?;
         }
         Ok(())
     }

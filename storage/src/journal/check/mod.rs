@@ -1,11 +1,13 @@
-//! The offline check: folds every run from its entries (`fold`) and compares with everything else that
-//! is stored (`rest`); and with the artifacts in their stores (`files`).
+//! The offline check: folds every run from its entries (`fold`) or its archive (`archives`) and compares
+//! with everything else that is stored (`rest`); and with the artifacts in their stores (`files`).
 
+mod archives;
 mod files;
 mod fold;
 mod rest;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sealflow_engine::id::{RunId, Subject};
@@ -21,6 +23,7 @@ use surrealdb::types::SurrealValue;
 pub use self::files::check_files;
 
 use super::SurrealJournal;
+use super::archive::{ArchiveFolder, ArchivedRow};
 use super::read::PAGE;
 use super::record::{decode, id, list, object, text};
 use super::write::is_open;
@@ -64,6 +67,8 @@ pub struct Checked {
     pub artifacts: u64,
     /// Payload files.
     pub payloads: u64,
+    /// Archived runs.
+    pub archives: u64,
     /// Artifacts whose files were looked at.
     pub files: u64,
 }
@@ -84,8 +89,11 @@ struct RunRecord {
 /// # Errors
 /// The store cannot be read at all. What is wrong in it is no error but in the report.
 pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError> {
+    let archived = journal.all_archived().await?;
+    let names: HashSet<PathBuf> = archived.iter().map(|row| ArchiveFolder::name(&row.row)).collect();
     let mut checker = Checker {
         journal,
+        archived: archived.into(),
         report: CheckReport::default(),
         graphs: HashMap::new(),
         claims: BTreeMap::new(),
@@ -93,6 +101,8 @@ pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError
         payloads: HashSet::new(),
     };
     checker.runs().await?;
+    checker.archives_before(None).await?;
+    checker.stray_archives(&names).await?;
     checker.claims();
     checker.totals().await?;
     checker.keys().await?;
@@ -104,6 +114,9 @@ pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError
 struct Checker<'a> {
     journal: &'a SurrealJournal,
     report: CheckReport,
+    /// Archived runs that are still to be looked at, the oldest first: artifacts are those of the run that
+    /// started last, wherever it is now.
+    archived: VecDeque<ArchivedRow>,
     /// Graphs that were looked at; nothing where one is missing or wrong.
     graphs: HashMap<String, Option<Arc<Graph>>>,
     /// Open runs with what they claim and the run whose work they do.
@@ -129,6 +142,7 @@ impl Checker<'_> {
             let params = object([("ids", list(ids))]);
             for record in self.journal.fetch::<RunRecord>(sql, params).await? {
                 self.report.checked.runs += 1;
+                self.archives_before(Some(&record.run)).await?;
                 match record.run.parse::<RunId>() {
                     Ok(run) => self.run(&run, &record).await?,
                     Err(error) => self.problem("rows can be read", None, error.to_string()),

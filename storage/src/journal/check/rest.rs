@@ -80,11 +80,14 @@ impl Checker<'_> {
             let params = object([("ids", list(ids))]);
             for KeyRecord { key, run } in self.journal.fetch::<KeyRecord>(sql, params).await? {
                 self.report.checked.keys += 1;
-                let row = match run.parse::<RunId>() {
-                    Ok(run) => self.journal.read_run(&run).await.ok().flatten(),
+                let found = match run.parse::<RunId>() {
+                    Ok(run) => match self.journal.read_run(&run).await.ok().flatten() {
+                        Some(row) => row.key,
+                        None => self.archived_key(&run).await?,
+                    },
                     Err(_) => None,
                 };
-                if row.and_then(|row| row.key).as_ref() != Some(&key) {
+                if found.as_ref() != Some(&key) {
                     self.problem(
                         "keys name their runs",
                         None,

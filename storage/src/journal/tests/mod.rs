@@ -3,6 +3,7 @@
 //! On disk that is SurrealKV; `SEALFLOW_TEST_STORE=rocksdb`, with the feature of that name, does the same
 //! on RocksDB. A server is tested if `SEALFLOW_TEST_SERVER` is its URL: its database `sealflow` is removed.
 
+mod archives;
 mod compaction;
 mod crash;
 mod opening;
@@ -10,11 +11,13 @@ mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sealflow_engine::testing::journal_suite;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
+use super::feed::Feed;
 use super::record::object;
 use super::write::Writer;
 use super::{Credentials, OpenOptions, SurrealJournal, schema};
@@ -38,6 +41,10 @@ async fn successor(first: &SurrealJournal) -> SurrealJournal {
     SurrealJournal {
         client: Arc::clone(&first.client),
         payloads: first.payloads.clone(),
+        archives: first.archives.clone(),
+        feed: Feed::new(epoch),
+        housekeeping: Mutex::new(()),
+        unswept: AtomicBool::new(true),
         writer: Some(Mutex::new(Writer::new(epoch))),
         lock: std::sync::Mutex::new(None),
     }

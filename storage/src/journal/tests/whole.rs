@@ -215,7 +215,6 @@ async fn cut_or_changed_exports_are_refused() {
         without(3),
         without(lines.len() - 1),
         text.replacen("a sample", "a simple", 1),
-        text.replacen("\"format\":1", "\"format\":2", 1),
         format!("{text}{}", lines[0]),
     ];
     let other = open(to.path()).await;
@@ -227,12 +226,27 @@ async fn cut_or_changed_exports_are_refused() {
         );
         assert_eq!(other.runs(&RunFilter::default()).await.unwrap(), Vec::new());
     }
-    import(&other, Cursor::new(text)).await.unwrap();
+    let newer = text.replacen("\"format\":2", "\"format\":3,\"more\":{}", 1);
+    let refused = import(&other, Cursor::new(newer)).await;
+    assert!(
+        matches!(refused, Err(TransferError::Newer { found: 3 })),
+        "{refused:?}"
+    );
+    // What the first format could say, it says in the same way.
+    let body: String = lines[..lines.len() - 1].concat();
+    let body = body.replacen("\"format\":2", "\"format\":1", 1);
+    import(&other, Cursor::new(closed(&body))).await.unwrap();
+}
+
+/// Lines with what closes them.
+fn closed(body: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let (lines, sha256) = (body.lines().count(), hex::encode(Sha256::digest(body)));
+    format!("{body}{{\"end\":{{\"lines\":{lines},\"sha256\":\"{sha256}\"}}}}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn export_that_cannot_have_happened_is_refused() {
-    use sha2::{Digest, Sha256};
     let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (journal, ..) = filled(from.path()).await;
     let mut file = Vec::new();
@@ -243,14 +257,9 @@ async fn export_that_cannot_have_happened_is_refused() {
     lines.pop();
     let at = lines.iter().position(|line| line.contains("\"seq\":2")).unwrap();
     lines.remove(at);
-    let body = lines.concat();
-    let sha256 = hex::encode(Sha256::digest(&body));
-    let end = format!(
-        "{{\"end\":{{\"lines\":{},\"sha256\":\"{sha256}\"}}}}\n",
-        lines.len()
-    );
+    let text = closed(&lines.concat());
     let other = open(to.path()).await;
-    let refused = import(&other, Cursor::new(format!("{body}{end}"))).await;
+    let refused = import(&other, Cursor::new(text)).await;
     assert!(
         matches!(refused, Err(TransferError::Refused { .. })),
         "{refused:?}"

@@ -1,22 +1,22 @@
 //! `sealflow store`: the durable history as a whole.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
-use std::path::PathBuf;
+mod restore;
 
-use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
-use sealflow_engine::durable;
 use sealflow_engine::journal::JournalError;
-use sealflow_storage::journal::{CheckReport, Transferred, check, check_files, export, import};
+use sealflow_storage::journal::{CheckReport, Transferred, check, check_files};
 
+use crate::api::Client;
 use crate::environment::Context;
-use crate::exit::{CliError, Kind, not_found};
-use crate::{output, wire};
+use crate::exit::{CliError, Kind};
+use crate::span::now_ms;
+use crate::{backup, output, wire};
 
-/// Check, export and import the durable history
+/// Check, back up and restore the durable history
 ///
-/// The daemon must not run: the store belongs to one process at a time.
+/// But for `backup` the daemon must not run: the store belongs to one process at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -34,13 +34,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write everything into one file
-    Export {
-        /// The file
-        file: PathBuf,
+    /// Write the whole history into one file, also while a daemon runs
+    ///
+    /// What is written is how things stood at one moment; runs go on. The file is read again before it
+    /// counts. A file whose name ends in .gz is compressed.
+    #[command(visible_alias = "export")]
+    Backup {
+        /// A new file, or a folder, in which its name is the time
+        to: PathBuf,
     },
-    /// Read such a file into an empty data directory
-    Import {
+    /// Read a backup into a data directory without history, and check all of it
+    ///
+    /// Example: sealflow --home /var/lib/sealflow-new store restore /backup/sealflow.jsonl.gz
+    #[command(visible_alias = "import")]
+    Restore {
         /// The file
         file: PathBuf,
     },
@@ -69,41 +76,27 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             }
             let problems = output::count(report.problems.len(), "problem");
             let text = format!("{problems} in {}", cx.home.root().display());
-            let hint = "keep a copy of the data directory; an earlier export can be imported into a new one";
+            let hint = "keep a copy of the data directory; a backup can be restored into a new one";
             Err(CliError::new(Kind::CheckFailed, text).hint(hint).into())
         }
-        Command::Export { file } => {
-            if file.exists() {
-                let text = format!("{} is already there; name another file", file.display());
-                return Err(CliError::new(Kind::Usage, text).into());
-            }
-            let journal = wire::journal(cx, false).await?;
-            let partial = durable::temporary(&file);
-            let out =
-                File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-            let mut out = BufWriter::new(out);
-            let summary = export(&journal, &mut out).await;
-            journal.close().await?;
-            let summary = summary?;
-            out.flush()?;
-            drop(out);
-            durable::publish(&partial, &file).with_context(|| format!("cannot write {}", file.display()))?;
-            output::note(&format!("wrote {}: {}", file.display(), amount(summary)));
-            Ok(())
-        }
-        Command::Import { file } => {
-            if !file.exists() {
-                return Err(not_found(format!("there is no file {}", file.display())));
-            }
-            cx.home.prepare()?;
-            let journal = wire::journal(cx, true).await?;
-            let mut reader = BufReader::new(File::open(&file)?);
-            let summary = import(&journal, &mut reader).await;
-            journal.close().await?;
-            output::note(&format!("read {}: {}", file.display(), amount(summary?)));
-            Ok(())
-        }
+        Command::Backup { to } => backup(cx, &to).await,
+        Command::Restore { file } => restore::run(cx, &file).await,
     }
+}
+
+async fn backup(cx: &Context, to: &Path) -> anyhow::Result<()> {
+    let file = backup::file_at(to, now_ms());
+    let done = match Client::find(cx).await? {
+        Some(client) => backup::write(backup::From::Daemon(&client), &file).await?,
+        None => {
+            let journal = wire::journal(cx, false).await?;
+            let done = backup::write(backup::From::Journal(&journal), &file).await;
+            journal.close().await?;
+            done?
+        }
+    };
+    output::note(&format!("wrote {}: {}", file.display(), amount(done)));
+    Ok(())
 }
 
 fn amount(done: Transferred) -> String {
@@ -112,12 +105,14 @@ fn amount(done: Transferred) -> String {
         entries,
         graphs,
         payloads,
+        archives,
     } = done;
     counts(&[
         (runs, "run"),
         (entries, "entry"),
         (graphs, "graph"),
         (payloads, "payload"),
+        (archives, "archived run"),
     ])
 }
 
@@ -137,6 +132,7 @@ fn text(report: &CheckReport) -> String {
         (c.keys, "key"),
         (c.artifacts, "artifact"),
         (c.payloads, "payload"),
+        (c.archives, "archived run"),
         (c.files, "stored file"),
     ];
     let mut lines = vec![format!("checked {}", counts(&all))];

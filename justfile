@@ -42,6 +42,11 @@ long-rocksdb:
 long-remote URL:
     SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --lib obeys_the_law_on_a_server
 
+# Build the SurrealDB server of the registry (some 15 CPU minutes) and start it in memory on a port of this machine
+surrealdb-server PORT="8000":
+    cd tests/surrealdb_server && cargo build --release --target-dir "${CARGO_TARGET_DIR:-../../target}" && \
+        "${CARGO_TARGET_DIR:-../../target}/release/surrealdb-test-server" start --user root --pass root --bind 127.0.0.1:{{PORT}} memory
+
 # Our parameter generator against the library's own
 bench-params:
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/params_bench"

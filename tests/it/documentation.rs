@@ -59,10 +59,7 @@ fn every_snippet_works() {
     let mut whole: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
     for (name, params) in [
         ("seal_offline", "miner=f01000 sector=1"),
-        (
-            "window_post_offline",
-            "miner=f01000 deadline=0 sectors=[1] partition_sectors=2",
-        ),
+        ("window_post_offline", "miner=f01000 deadline=0 sectors=[1]"),
     ] {
         let text = home.ok(&["workflow", "show", name]);
         let params = params.split(' ').map(str::to_owned).collect();

@@ -10,7 +10,8 @@ use super::record::{number, object};
 pub const SCHEMA_VERSION: u64 = 4;
 
 /// From each version to the next: `MIGRATIONS[n]` makes version `n + 1` of version `n`; the first
-/// makes the tables. Each runs in one transaction with the change of the version row.
+/// makes the tables. Each runs in one transaction with the change of the version row; for a new journal all
+/// of them in one.
 const MIGRATIONS: [&str; 4] = [
     "
     DEFINE TABLE entry SCHEMALESS;
@@ -71,13 +72,16 @@ pub(super) async fn prepare(client: &Client, write: bool) -> Result<(), OpenErro
                 }
             });
         }
-        let from = usize::try_from(version).unwrap_or(usize::MAX);
-        let migration = MIGRATIONS.get(from).copied().unwrap_or_default();
+        // A new journal gets everything at once: one that was killed meanwhile is still new.
+        let next = if version == 0 { SCHEMA_VERSION } else { version + 1 };
+        let steps =
+            usize::try_from(version).unwrap_or(usize::MAX)..usize::try_from(next).unwrap_or(usize::MAX);
+        let migration = MIGRATIONS.get(steps).unwrap_or_default().concat();
         let sql = format!(
             "BEGIN; DEFINE TABLE IF NOT EXISTS meta SCHEMALESS; {migration} \
              UPSERT meta:schema SET version = $next RETURN NONE; COMMIT;"
         );
-        let done = client.query(&sql, object([("next", number(version + 1))])).await;
+        let done = client.query(&sql, object([("next", number(next))])).await;
         if let Err(error) = done.and_then(surrealdb::IndexedResults::check) {
             // Another daemon that starts now may have done it: look again.
             tracing::warn!(%error, "the journal's tables could not be made; looking again");

@@ -171,7 +171,9 @@ impl From<ArchiveError> for ApiError {
         let message = error.to_string();
         match error {
             ArchiveError::NoRun(_) => Self(StatusCode::NOT_FOUND, "not_found", message),
-            ArchiveError::Open { .. } => Self(StatusCode::CONFLICT, "refused", message),
+            ArchiveError::Open { .. } | ArchiveError::Serves { .. } => {
+                Self(StatusCode::CONFLICT, "refused", message)
+            }
             _ => Self(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
         }
     }

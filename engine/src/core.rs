@@ -64,6 +64,7 @@ struct Live {
     events: Vec<Event>,
     effects: Vec<Effect>,
     graph_source: Option<Arc<StoredGraph>>,
+    class: eta::RunClass,
 }
 
 /// An attempt of a run that was set aside: nobody wants its result, but until it ends it holds what it
@@ -256,6 +257,7 @@ impl Core {
             events: Vec::new(),
             effects,
             graph_source,
+            class: eta::RunClass::default(),
         };
         self.runs.insert(run.clone(), live);
         self.dirty.insert(run);

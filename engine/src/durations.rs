@@ -157,20 +157,31 @@ pub(crate) fn work_of(
     ix: StepIx,
     executor: &str,
 ) -> Option<Work> {
-    let stage = &state.spec(ix).stage.as_ref()?.name;
-    let mut class = class_of(registry, state, ix);
-    if class.is_empty() {
-        let steps = state.graph.steps().map(|(ix, _)| class_of(registry, state, ix));
-        class = steps
-            .into_iter()
-            .find(|class| !class.is_empty())
-            .unwrap_or_default();
+    let mut work = own_work_of(registry, state, ix, executor)?;
+    if work.class.is_empty() {
+        work.class = class_of_run(registry, state);
     }
+    Some(work)
+}
+
+/// The same, with an empty class where the stage itself does not say.
+pub(crate) fn own_work_of(
+    registry: &StageRegistry,
+    state: &RunState,
+    ix: StepIx,
+    executor: &str,
+) -> Option<Work> {
     Some(Work {
-        stage: stage.clone(),
+        stage: state.spec(ix).stage.as_ref()?.name.clone(),
         executor: executor.to_owned(),
-        class,
+        class: class_of(registry, state, ix),
     })
+}
+
+/// What the first step of a run says that says anything; it costs a look at every step.
+pub(crate) fn class_of_run(registry: &StageRegistry, state: &RunState) -> String {
+    let mut steps = state.graph.steps().map(|(ix, _)| class_of(registry, state, ix));
+    steps.find(|class| !class.is_empty()).unwrap_or_default()
 }
 
 /// What the stage of a step says of its input, as far as that is at hand.

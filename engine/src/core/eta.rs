@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::durations::work_of;
+use crate::durations::{class_of_run, own_work_of, work_of};
 
 /// How long a run will still take.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -46,14 +46,38 @@ enum Left {
     },
 }
 
+/// The class of a run's work, for steps whose stage does not say. It is looked for more and more seldom
+/// while nobody says anything, so that a step costs the same in runs of any length.
+#[derive(Debug, Default)]
+pub(super) struct RunClass {
+    text: String,
+    /// The entry from which on it is looked for again.
+    again: u64,
+}
+
+impl RunClass {
+    fn of(&mut self, registry: &StageRegistry, state: &RunState) -> String {
+        if self.text.is_empty() && state.seq >= self.again {
+            self.text = class_of_run(registry, state);
+            self.again = state.seq.saturating_mul(2).max(1);
+        }
+        self.text.clone()
+    }
+}
+
 impl Core {
     /// Learns how long an attempt took that succeeded.
     pub(super) fn learn(&mut self, run: &RunId, ix: StepIx, executor: &str, seconds: f64) {
-        let live = self.runs.get(run);
-        let work = live.and_then(|live| work_of(&self.registry, &live.state, ix, executor));
-        if let Some(work) = work {
-            self.durations.learn(work, seconds);
+        let Some(live) = self.runs.get_mut(run) else {
+            return;
+        };
+        let Some(mut work) = own_work_of(&self.registry, &live.state, ix, executor) else {
+            return;
+        };
+        if work.class.is_empty() {
+            work.class = live.class.of(&self.registry, &live.state);
         }
+        self.durations.learn(work, seconds);
     }
 
     /// How long work took so far.

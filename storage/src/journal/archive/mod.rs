@@ -52,6 +52,14 @@ pub enum ArchiveError {
         /// How it stands.
         status: &'static str,
     },
+    /// It did the work of a run that has not ended, and may still be asked what it gave.
+    #[error("{run} worked for {parent}, which has not ended: it is archived after that")]
+    Serves {
+        /// The run.
+        run: sealflow_engine::id::RunId,
+        /// The run whose step's work it did.
+        parent: sealflow_engine::id::RunId,
+    },
     /// The run's entries do not give its rows, or something of it is missing.
     #[error("{run} stays in the journal: {why}; `sealflow store check` says more")]
     Damaged {

@@ -88,6 +88,15 @@ impl SurrealJournal {
             let run = run.clone();
             return Err(ArchiveError::Open { run, status });
         }
+        if let Some(parent) = &row.parent
+            && self
+                .read_run(parent)
+                .await?
+                .is_some_and(|parent| is_open(&parent))
+        {
+            let (run, parent) = (run.clone(), parent.clone());
+            return Err(ArchiveError::Serves { run, parent });
+        }
         let stored = self.graph(&row.graph).await?;
         let stored = stored.ok_or_else(|| damaged(format!("graph {} is not stored", row.graph)))?;
         let graph = Arc::new(Graph::new(stored.data).map_err(damaged)?);

@@ -79,6 +79,8 @@ impl SurrealJournal {
                             tracing::error!(run = %row.run, %error, "a run cannot be archived");
                             done.failed += 1;
                         }
+                        // Its time comes when the run that it worked for has ended.
+                        Err(ArchiveError::Serves { .. }) => {}
                         Err(error) => return Err(error),
                     }
                 }

@@ -9,7 +9,7 @@ use crate::{builtin, output, wire};
 
 /// Switch on and off what starts by itself, and show when
 ///
-/// A workflow file says when with [[trigger]] tables; nothing starts before somebody switches them on.
+/// A workflow file says when, in tables named trigger; nothing starts before somebody switches them on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -171,17 +171,17 @@ fn the_daemon_archives_and_removes_by_age_whenever_it_is_killed() {
         assert!(!daemon.wait().success(), "{plan}: the daemon ended well");
         home.check_store();
     }
+    // What a kill left half-written may be there for a moment, until its removal is brought to its end.
+    let files = || {
+        let months = std::fs::read_dir(home.path().join("archive")).unwrap();
+        let files = months.flat_map(|month| std::fs::read_dir(month.unwrap().path()).unwrap());
+        files.count()
+    };
     let daemon = home.daemon();
     wait_for("everything to be forgotten", || {
-        listed(&home, &[]).is_empty() && listed(&home, &["--archived"]).is_empty()
+        listed(&home, &[]).is_empty() && listed(&home, &["--archived"]).is_empty() && files() == 0
     });
     daemon.stop();
     home.check_store();
-    let left = std::fs::read_dir(home.path().join("archive")).unwrap();
-    let left: Vec<Value> = left
-        .flat_map(|month| std::fs::read_dir(month.unwrap().path()).unwrap())
-        .map(|file| json!(file.unwrap().path()))
-        .collect();
-    // What a kill left half-written may be there, under its temporary name, if its run went another way.
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(files(), 0);
 }

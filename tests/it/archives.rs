@@ -1,7 +1,7 @@
 //! The promise that old runs leave the journal and lose nothing: they are read as before, their keys and
 //! artifacts are honoured, and a kill at any moment leaves each of them in one place.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::crash::{WITHOUT_C2, events};
 use crate::env::{Home, wait_for};

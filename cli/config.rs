@@ -177,7 +177,14 @@ pub(crate) fn read<T: Default>(
             return Err(CliError::new(Kind::Config, message).into());
         }
     };
-    parse(&text).map_err(|error| CliError::new(Kind::Config, render(path, &text, &error)).into())
+    parse(&text).map_err(|error| {
+        let wrong = CliError::new(Kind::Config, render(path, &text, &error));
+        if error.message().contains("unknown field `executor`") {
+            let hint = "[executor] has moved to machine.toml: cpu and memory to [machine], slots to concurrency of an executor; take the table away here";
+            return wrong.hint(hint).into();
+        }
+        wrong.into()
+    })
 }
 
 fn render(path: &Path, text: &str, error: &toml::de::Error) -> String {

@@ -6,13 +6,14 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use sealflow_engine::core::{Holding, Refused, Verb, policy};
+use sealflow_engine::core::{Holding, Refused, Verb};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
 use sealflow_engine::id::{RunId, WorkflowName};
 use sealflow_engine::journal::{JournalError, RunFilter};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::site::{Hold, HoldKind};
+use sealflow_engine::trigger::Timetable;
 use sealflow_engine::workflow::GraphData;
 use sealflow_storage::journal::{ArchiveError, ArchivedRow, SurrealJournal};
 use serde::Deserialize;
@@ -320,9 +321,12 @@ async fn list_triggers(State(api): Shared) -> Result<Json<Vec<TriggerView>>, Api
                 workflow: workflow.to_string(),
                 index,
                 cron: trigger.cron.clone(),
-                policy: policy(trigger),
+                policy: trigger.policy(),
                 params: trigger.params.clone(),
-                next: trigger.next(last).map(view::time),
+                next: Timetable::of(&trigger.cron)
+                    .ok()
+                    .and_then(|times| times.next(last))
+                    .map(view::time),
                 last: fired.map(|fired| view::time(fired.due)),
                 run: fired.and_then(|fired| fired.run.as_ref().map(ToString::to_string)),
                 skipped: fired.and_then(|fired| fired.skipped.clone()),

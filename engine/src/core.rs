@@ -20,7 +20,7 @@ pub use eta::{Eta, Expected};
 pub use explain::{Condition, Explanation};
 pub use request::{Fork, Refused, StartRun, Verb};
 pub use served::{Delivery, Launch, run_of};
-pub use trigger::{Fire, policy};
+pub use trigger::Fire;
 
 use admission::{Host, Place, Turn};
 use attempt::Limit;

@@ -2,6 +2,7 @@
 //! and only then carries out the effects. Everybody else holds a [`Handle`].
 
 mod payloads;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use crate::durations::Durations;
 use crate::event::{By, Entry, Output, Served};
 use crate::executor::{Executor, Job, News, Report, Reports};
 use crate::failure::Failure;
-use crate::id::{AttemptKey, RunId, StepName, Token, WorkflowName};
+use crate::id::{AttemptKey, RunId, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
 use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
@@ -165,9 +166,7 @@ impl Handle {
             return Ok(run);
         }
         let subject = Core::subject_of(&self.registry, &start.graph, &start.params)?;
-        let owned = self.journal.artifacts(&subject).await?;
-        let artifacts = owned.into_iter().filter(|row| !row.artifact.is_null());
-        let artifacts = artifacts.map(|row| (row.kind, row.artifact)).collect();
+        let artifacts = owned(&*self.journal, &subject).await?;
         self.begin(start, artifacts, None).await
     }
 
@@ -440,6 +439,13 @@ async fn replay(
     Ok(entries.and_then(|entries| {
         RunState::fold(&row.run, &graphs[hash], &entries).map_err(|error| error.to_string())
     }))
+}
+
+/// What a subject owns, by kind.
+async fn owned(journal: &dyn Journal, subject: &Subject) -> Result<BTreeMap<String, Value>, JournalError> {
+    let rows = journal.artifacts(subject).await?.into_iter();
+    let rows = rows.filter(|row| !row.artifact.is_null());
+    Ok(rows.map(|row| (row.kind, row.artifact)).collect())
 }
 
 /// The state of a run, folded from its journal, and the text of its workflow file.
@@ -763,111 +769,6 @@ impl Dispatcher {
                 }
             }
         }
-    }
-
-    /// Reads what the run of a step needs to start.
-    fn launch(&mut self, launch: Launch) {
-        let (payloads, journal) = (self.payloads.clone(), self.journal.clone());
-        let (registry, back) = (self.registry.clone(), self.internal_in.clone());
-        let task = async move {
-            let params = payloads.fill(launch.input.clone()).await.map(Value::Object);
-            let subject = params
-                .as_ref()
-                .ok()
-                .and_then(|params| Core::subject_of(&registry, &launch.graph, params).ok());
-            let owned = match &subject {
-                Some(subject) => journal
-                    .artifacts(subject)
-                    .await
-                    .map_err(|error| error.to_string()),
-                // What is wrong with the parameters is said when it is started.
-                None => Ok(Vec::new()),
-            };
-            let (params, owned) = match owned {
-                Ok(owned) => (params, owned),
-                Err(why) => (Err(why), Vec::new()),
-            };
-            let owned = owned.into_iter().filter(|row| !row.artifact.is_null());
-            let internal = Internal::Launched {
-                launch: Box::new(launch),
-                params,
-                artifacts: owned.map(|row| (row.kind, row.artifact)).collect(),
-            };
-            discard(back.send(internal).await);
-        };
-        drop(tokio::spawn(task));
-    }
-
-    /// Reads what the subject of a run owns whose time has come.
-    fn fire(&mut self, fire: Fire) {
-        let (journal, registry) = (self.journal.clone(), self.registry.clone());
-        let back = self.internal_in.clone();
-        let task = async move {
-            let owned = match Core::subject_of(&registry, &fire.graph, &fire.params) {
-                Ok(subject) => journal
-                    .artifacts(&subject)
-                    .await
-                    .map_err(|error| error.to_string()),
-                Err(refused) => Err(refused.to_string()),
-            };
-            let owned = owned.map(|rows| {
-                let rows = rows.into_iter().filter(|row| !row.artifact.is_null());
-                rows.map(|row| (row.kind, row.artifact)).collect()
-            });
-            discard(back.send(Internal::Fired(Box::new(fire), owned)).await);
-        };
-        drop(tokio::spawn(task));
-    }
-
-    /// Reports what a run that has ended gives.
-    fn deliver(&mut self, delivery: Delivery) {
-        let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
-        let task = async move {
-            let values = match &delivery.result {
-                Ok(given) => payloads.fill(given.clone()).await.map(Value::Object),
-                Err(_) => Ok(Value::Null),
-            };
-            discard(back.send(Internal::Reports(delivery.reports(values))).await);
-        };
-        drop(tokio::spawn(task));
-    }
-
-    /// After a restart: a run that does an attempt's work is open, or has ended and its end was not told.
-    fn attach_run(&mut self, executor: &str, served: Served) {
-        if self.core.serves(executor) {
-            return;
-        }
-        let Some(run) = run_of(executor) else { return };
-        let (journal, back) = (self.journal.clone(), self.internal_in.clone());
-        let payloads = self.payloads.clone();
-        let task = async move {
-            let told = match read_run(&*journal, &run).await {
-                Ok((state, _)) => Delivery::of(&state),
-                Err(error) => {
-                    tracing::warn!(%run, %error, "what it gave cannot be read");
-                    None
-                }
-            };
-            let reports = match told {
-                Some(delivery) => {
-                    let values = match &delivery.result {
-                        Ok(given) => payloads.fill(given.clone()).await.map(Value::Object),
-                        Err(_) => Ok(Value::Null),
-                    };
-                    let mut reports = delivery.reports(values);
-                    reports.retain(|report| report.key == served.key && report.token == served.token);
-                    reports
-                }
-                None => {
-                    let why = format!("{run}, which did its work, is not there any more");
-                    let Served { key, token } = served;
-                    let news = News::Lost(why);
-                    vec![Report { key, token, news }]
-                }
-            };
-            discard(back.send(Internal::Reports(reports)).await);
-        };
-        drop(tokio::spawn(task));
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) {

@@ -558,11 +558,6 @@ impl RunState {
         artifacts
     }
 
-    /// The value behind a source, as a step sees it.
-    pub fn value_of(&self, ix: StepIx, source: &crate::workflow::Source) -> InputValue {
-        self.source(ix, source)
-    }
-
     /// One field of a step's output.
     pub fn given(&self, ix: StepIx, field: &str) -> BTreeMap<String, InputValue> {
         BTreeMap::from([(field.to_owned(), self.output(ix, field))])

@@ -80,16 +80,45 @@ impl TriggerSpec {
         }
     }
 
-    /// The first time after `last`, milliseconds since 1970.
-    pub fn next(&self, last: u64) -> Option<u64> {
-        times(&self.cron, last).next()
+    /// What it does at times that it cannot keep, in words.
+    pub fn policy(&self) -> String {
+        let overlap = match self.overlap {
+            Overlap::Skip => "left out while a run is open",
+            Overlap::Wait => "waits for an open run",
+            Overlap::Allow => "runs may overlap",
+        };
+        let missed = match self.catch_up {
+            CatchUp::None => "missed times are left out",
+            CatchUp::One => "the last missed time counts",
+            CatchUp::All => "every missed time counts",
+        };
+        format!("{overlap}; {missed}")
+    }
+}
+
+/// The times of a trigger.
+#[derive(Debug, Clone)]
+pub struct Timetable(Schedule);
+
+impl Timetable {
+    /// The times of a cron expression.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(cron: &str) -> Result<Self, String> {
+        schedule(cron).map(Self)
     }
 
-    /// What has come since `last`; nothing if nothing has.
-    pub fn due(&self, last: u64, now: u64) -> Option<Due> {
-        let mut come = times(&self.cron, last).take_while(|at| *at <= now);
+    /// The first time after `last`; both in milliseconds since 1970.
+    pub fn next(&self, last: u64) -> Option<u64> {
+        self.after(last).next()
+    }
+
+    /// What has come since `last` by `now`, both in milliseconds since 1970; nothing if nothing has.
+    pub fn due(&self, catch_up: CatchUp, last: u64, now: u64) -> Option<Due> {
+        let mut come = self.after(last).take_while(|at| *at <= now);
         let first = come.next()?;
-        if self.catch_up == CatchUp::All {
+        if catch_up == CatchUp::All {
             return Some(Due {
                 at: first,
                 missed: 0,
@@ -97,20 +126,29 @@ impl TriggerSpec {
             });
         }
         let (mut at, mut missed) = (first, 0);
-        for later in come.take(Self::MOST as usize) {
+        for later in come.take(TriggerSpec::MOST as usize) {
             at = later;
             missed += 1;
         }
-        if missed == Self::MOST {
+        if missed == TriggerSpec::MOST {
             // So many times are not gone through one by one.
             at = now;
         }
-        let late = now.saturating_sub(at) > Self::GRACE_MS;
+        let late = now.saturating_sub(at) > TriggerSpec::GRACE_MS;
         Some(Due {
             at,
             missed,
-            skip: late && self.catch_up == CatchUp::None,
+            skip: late && catch_up == CatchUp::None,
         })
+    }
+
+    fn after(&self, last: u64) -> impl Iterator<Item = u64> + '_ {
+        let last = i64::try_from(last).ok();
+        let last = last.and_then(DateTime::<Utc>::from_timestamp_millis);
+        let all = last.map(|last| self.0.after_owned(last));
+        all.into_iter()
+            .flatten()
+            .filter_map(|time| u64::try_from(time.timestamp_millis()).ok())
     }
 }
 
@@ -128,17 +166,6 @@ fn schedule(cron: &str) -> Result<Schedule, String> {
     Schedule::from_str(&text).map_err(|error| format!("`{cron}` is not a cron expression: {error}"))
 }
 
-fn times(cron: &str, after: u64) -> impl Iterator<Item = u64> {
-    let after = i64::try_from(after)
-        .ok()
-        .and_then(DateTime::<Utc>::from_timestamp_millis);
-    let all = schedule(cron).ok().zip(after);
-    let all = all.map(|(schedule, after)| schedule.after_owned(after));
-    all.into_iter()
-        .flatten()
-        .filter_map(|time| u64::try_from(time.timestamp_millis()).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,63 +174,35 @@ mod tests {
     /// 2026-11-21 00:00 UTC.
     const DAY: u64 = 1_795_219_200_000;
 
-    fn hourly(catch_up: CatchUp) -> TriggerSpec {
-        TriggerSpec {
-            cron: "0 * * * *".to_owned(),
-            overlap: Overlap::Skip,
-            catch_up,
-            params: Value::Null,
-        }
+    fn times(cron: &str) -> Timetable {
+        Timetable::of(cron).unwrap()
     }
 
     #[test]
     fn times_come_after_the_last_one() {
-        let hourly = hourly(CatchUp::One);
+        let hourly = times("0 * * * *");
         assert_eq!(hourly.next(DAY), Some(DAY + HOUR));
         assert_eq!(hourly.next(DAY - 1), Some(DAY));
-        assert_eq!(hourly.due(DAY, DAY + HOUR - 1), None);
-        let due = hourly.due(DAY, DAY + HOUR).unwrap();
+        assert_eq!(hourly.due(CatchUp::One, DAY, DAY + HOUR - 1), None);
+        let due = hourly.due(CatchUp::One, DAY, DAY + HOUR).unwrap();
         assert_eq!((due.at, due.missed, due.skip), (DAY + HOUR, 0, false));
-        let seconds = TriggerSpec {
-            cron: "*/5 * * * * *".to_owned(),
-            ..hourly
-        };
-        assert_eq!(seconds.next(DAY + 1), Some(DAY + 5_000));
+        assert_eq!(times("*/5 * * * * *").next(DAY + 1), Some(DAY + 5_000));
     }
 
     #[test]
     fn what_was_missed_is_caught_up_on_as_the_file_says() {
         let late = DAY + 5 * HOUR + HOUR / 2;
-        let due = |catch_up| hourly(catch_up).due(DAY, late).unwrap();
-        assert_eq!(
-            due(CatchUp::One),
-            Due {
-                at: DAY + 5 * HOUR,
-                missed: 4,
-                skip: false
-            }
-        );
-        assert_eq!(
-            due(CatchUp::None),
-            Due {
-                at: DAY + 5 * HOUR,
-                missed: 4,
-                skip: true
-            }
-        );
-        assert_eq!(
-            due(CatchUp::All),
-            Due {
-                at: DAY + HOUR,
-                missed: 0,
-                skip: false
-            }
-        );
-        let in_time = hourly(CatchUp::None).due(DAY, DAY + HOUR + 100).unwrap();
-        assert!(!in_time.skip);
+        let due = |catch_up| times("0 * * * *").due(catch_up, DAY, late).unwrap();
+        let of = |at, missed, skip| Due { at, missed, skip };
+        assert_eq!(due(CatchUp::One), of(DAY + 5 * HOUR, 4, false));
+        assert_eq!(due(CatchUp::None), of(DAY + 5 * HOUR, 4, true));
+        assert_eq!(due(CatchUp::All), of(DAY + HOUR, 0, false));
+        let in_time = times("0 * * * *").due(CatchUp::None, DAY, DAY + HOUR + 100);
+        assert!(!in_time.unwrap().skip);
         // A clock that jumped by years costs a bounded number of steps.
-        let years = hourly(CatchUp::One).due(DAY, DAY + 40_000 * HOUR).unwrap();
-        assert_eq!((years.at, years.missed), (DAY + 40_000 * HOUR, TriggerSpec::MOST));
+        let jumped = DAY + 40_000 * HOUR;
+        let years = times("0 * * * *").due(CatchUp::One, DAY, jumped).unwrap();
+        assert_eq!((years.at, years.missed), (jumped, TriggerSpec::MOST));
     }
 
     #[test]

@@ -143,9 +143,11 @@ impl Core {
             }
             Obstacle::Version { has } => {
                 let wanted = ask.version();
-                let has_text = has.map_or("none".to_owned(), |version| version.to_string());
+                let runs = has.map_or("does not know".to_owned(), |version| {
+                    format!("runs version {version} of")
+                });
                 let text = format!(
-                    "executor `{name}` runs version {has_text} of stage `{}`; the run is pinned to version {wanted}",
+                    "executor `{name}` {runs} stage `{}`; the run is pinned to version {wanted}",
                     ask.stage()
                 );
                 Condition::new("executor_version", since, text)

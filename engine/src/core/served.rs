@@ -32,12 +32,6 @@ pub struct Launch {
     pub graph: Arc<Graph>,
 }
 
-impl PartialEq for Graph {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash() == other.hash()
-    }
-}
-
 /// What a run that has ended gives to the attempts whose work it did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
@@ -170,7 +164,12 @@ impl Core {
             let ix = live.state.find(&launch.step)?;
             Some((ix, live.state.step(ix).visit))
         });
-        let Some((ix, visit)) = found else { return };
+        let Some((ix, visit)) = found else {
+            // The run has ended, or the item is gone: nothing of that visit is launched any more.
+            self.launching
+                .retain(|(other, _, visit)| other != run || *visit != launch.visit);
+            return;
+        };
         self.launching.remove(&(run.clone(), ix, launch.visit));
         let Some(live) = self.runs.get(run) else { return };
         let state = &live.state;
@@ -345,7 +344,7 @@ impl Core {
             return;
         };
         let key = batch.key.as_ref().map(|key| {
-            let input = spec.inputs.get(key).map(|source| state.value_of(ix, source));
+            let input = spec.inputs.get(key).map(|source| state.source(ix, source));
             let value = input.and_then(InputValue::at_hand);
             value
                 .or_else(|| state.params.get(key).cloned())

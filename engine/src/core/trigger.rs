@@ -2,7 +2,7 @@
 //! that is started for it are one commit, so no time counts twice.
 
 use super::*;
-use crate::trigger::{CatchUp, Due, Overlap, TriggerSpec};
+use crate::trigger::{Due, Overlap, Timetable};
 
 /// A run that is to be started because its time has come, as soon as what its subject owns is read.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +22,26 @@ pub struct Fire {
 /// Triggers of a workflow that are switched on.
 #[derive(Debug)]
 pub(super) struct Armed {
-    pub(super) graph: Arc<Graph>,
+    graph: Arc<Graph>,
+    /// When each comes, by its place in the file.
+    times: Vec<Timetable>,
     /// Triggers whose runs are being started.
     firing: BTreeSet<u32>,
+}
+
+impl Armed {
+    fn new(graph: Arc<Graph>) -> Result<Self, String> {
+        let times = graph
+            .data()
+            .triggers
+            .iter()
+            .map(|trigger| Timetable::of(&trigger.cron));
+        Ok(Self {
+            times: times.collect::<Result<_, _>>()?,
+            graph,
+            firing: BTreeSet::new(),
+        })
+    }
 }
 
 impl Core {
@@ -59,8 +76,8 @@ impl Core {
         };
         let name = data.name.clone();
         self.record_site(event, now)?;
-        let firing = BTreeSet::new();
-        self.armed.insert(name, Armed { graph, firing });
+        let armed = Armed::new(graph).map_err(Refused::State)?;
+        self.armed.insert(name, armed);
         Ok(())
     }
 
@@ -83,11 +100,7 @@ impl Core {
         for (workflow, enabled) in self.site.all_triggers() {
             let graph = Graph::new(enabled.graph.data.clone())
                 .map_err(|why| format!("the graph of the trigger of `{workflow}`: {why}"))?;
-            let armed = Armed {
-                graph: Arc::new(graph),
-                firing: BTreeSet::new(),
-            };
-            self.armed.insert(workflow.clone(), armed);
+            self.armed.insert(workflow.clone(), Armed::new(Arc::new(graph))?);
         }
         Ok(())
     }
@@ -96,9 +109,11 @@ impl Core {
     pub(super) fn fire_due(&mut self, now: Now) {
         let mut due = Vec::new();
         for (workflow, armed) in &self.armed {
-            for (index, trigger) in (0..).zip(&armed.graph.data().triggers) {
+            let triggers = armed.graph.data().triggers.iter().zip(&armed.times);
+            for (index, (trigger, times)) in (0..).zip(triggers) {
                 let last = self.site.last_fired(workflow, index);
-                let Some(come) = last.and_then(|last| trigger.due(last, now.wall_ms)) else {
+                let come = last.and_then(|last| times.due(trigger.catch_up, last, now.wall_ms));
+                let Some(come) = come else {
                     continue;
                 };
                 if !armed.firing.contains(&index) {
@@ -149,11 +164,16 @@ impl Core {
         };
         armed.firing.remove(index);
         let same = armed.graph.hash() == fire.graph.hash();
-        let Some(trigger) = armed.graph.data().triggers.get(*index as usize).cloned() else {
+        let place = *index as usize;
+        let Some((trigger, times)) = armed.graph.data().triggers.get(place).zip(armed.times.get(place))
+        else {
             return;
         };
         let last = self.site.last_fired(workflow, *index).filter(|last| last < due);
-        let Some(come) = last.filter(|_| same).and_then(|last| trigger.due(last, *due)) else {
+        let Some(come) = last
+            .filter(|_| same)
+            .and_then(|last| times.due(trigger.catch_up, last, *due))
+        else {
             return;
         };
         let source = self
@@ -222,15 +242,17 @@ impl Core {
     /// When the next time comes, milliseconds since 1970.
     pub(super) fn next_trigger(&self) -> Option<u64> {
         let all = self.armed.iter().flat_map(|(workflow, armed)| {
-            let triggers = (0..).zip(&armed.graph.data().triggers);
-            triggers.map(move |(index, trigger)| (workflow, armed, index, trigger))
+            let triggers = armed.graph.data().triggers.iter().zip(&armed.times);
+            (0..)
+                .zip(triggers)
+                .map(move |(index, one)| (workflow, armed, index, one))
         });
-        let waits = all.filter(|(workflow, armed, index, trigger)| {
+        let waits = all.filter(|(workflow, armed, index, (trigger, _))| {
             let keeps = trigger.overlap == Overlap::Wait && self.open_of(workflow, *index).is_some();
             !keeps && !armed.firing.contains(index)
         });
         waits
-            .filter_map(|(workflow, _, index, trigger)| trigger.next(self.site.last_fired(workflow, index)?))
+            .filter_map(|(workflow, _, index, (_, times))| times.next(self.site.last_fired(workflow, index)?))
             .min()
     }
 }
@@ -238,19 +260,4 @@ impl Core {
 /// The name under which the run of a time is started: once.
 fn key(workflow: &WorkflowName, index: u32, due: u64) -> String {
     format!("trigger/{workflow}/{index}/{due}")
-}
-
-/// What a trigger does at times that it cannot keep, in words.
-pub fn policy(trigger: &TriggerSpec) -> String {
-    let overlap = match trigger.overlap {
-        Overlap::Skip => "left out while a run is open",
-        Overlap::Wait => "waits for an open run",
-        Overlap::Allow => "runs may overlap",
-    };
-    let missed = match trigger.catch_up {
-        CatchUp::None => "missed times are left out",
-        CatchUp::One => "the last missed time counts",
-        CatchUp::All => "every missed time counts",
-    };
-    format!("{overlap}; {missed}")
 }

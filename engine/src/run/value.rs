@@ -65,7 +65,8 @@ impl RunState {
             .collect()
     }
 
-    pub(super) fn source(&self, ix: StepIx, source: &Source) -> InputValue {
+    /// The value behind a source, as a step sees it.
+    pub(crate) fn source(&self, ix: StepIx, source: &Source) -> InputValue {
         let of = |value: Option<&Value>| InputValue::Value(value.cloned().unwrap_or(Value::Null));
         match source {
             Source::Param(name) => of(self.params.get(name)),

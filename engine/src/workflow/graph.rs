@@ -305,6 +305,13 @@ pub struct Graph {
     hash: Arc<str>,
 }
 
+/// Graphs of one hash say the same.
+impl PartialEq for Graph {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
 impl Graph {
     /// Takes a graph that was resolved or stored.
     ///

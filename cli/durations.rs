@@ -2,15 +2,13 @@
 //! the journal if it is not there, written now and then and at the end. Losing it loses only estimates.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use sealflow_engine::dispatcher::{Handle, RequestError, all_entries};
+use sealflow_engine::dispatcher::{Graphs, Handle, RequestError, all_entries};
 use sealflow_engine::durable;
 use sealflow_engine::durations::Durations;
-use sealflow_engine::journal::{Journal, RunFilter};
+use sealflow_engine::journal::{Journal, JournalError, RunFilter};
 use sealflow_engine::run::RunStatus;
-use sealflow_engine::workflow::Graph;
 use tokio::task::JoinHandle;
 
 /// How often it is written, if it changed.
@@ -83,17 +81,15 @@ async fn from_history(handle: &Handle) -> Result<Durations, RequestError> {
         ..RunFilter::default()
     };
     let journal: &dyn Journal = &**handle.journal();
-    let mut durations = Durations::default();
+    let (mut durations, mut graphs) = (Durations::default(), Graphs::default());
     for row in journal.runs(&filter).await?.into_iter().rev() {
-        let Some(stored) = journal.graph(&row.graph).await? else {
-            continue;
-        };
-        let Ok(graph) = Graph::new(stored.data) else {
-            continue;
-        };
         let entries = all_entries(journal, &row.run).await?;
+        let graphs = match graphs.of(journal, &entries).await {
+            Err(JournalError::Corrupt(_)) => continue,
+            graphs => graphs?,
+        };
         // A damaged run teaches what it can.
-        if let Err(error) = durations.learn_run(handle.registry(), &row.run, &Arc::new(graph), &entries) {
+        if let Err(error) = durations.learn_run(handle.registry(), &row.run, &graphs, &entries) {
             tracing::warn!(%error, "learning how long work took");
         }
     }

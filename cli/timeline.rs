@@ -1,19 +1,17 @@
 //! When the steps of a run stood how, for people and programs.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use sealflow_engine::dispatcher::all_entries;
+use sealflow_engine::dispatcher::{Graphs, all_entries};
 use sealflow_engine::id::RunId;
-use sealflow_engine::journal::{Journal, JournalError, StoredGraph};
+use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::rows::RunRow;
 use sealflow_engine::timeline::{Row, Span, timeline};
-use sealflow_engine::workflow::Graph;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::span::now_ms;
-use crate::view::{self, time};
+use crate::view::time;
 
 /// When each step of a run stood how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -66,12 +64,11 @@ pub(crate) struct Timeline {
 
 impl Timeline {
     /// Reads it from the run's entries. A run that contradicts itself has none, and is shown all the same.
-    pub(crate) async fn read(
-        journal: &dyn Journal,
-        row: &RunRow,
-        stored: &StoredGraph,
-    ) -> Result<Self, JournalError> {
-        let rows = rows(journal, row, stored).await?.unwrap_or_default();
+    pub(crate) async fn read(journal: &dyn Journal, row: &RunRow) -> Result<Self, JournalError> {
+        let rows = match rows(journal, row).await {
+            Err(JournalError::Corrupt(_)) => Vec::new(),
+            rows => rows?,
+        };
         let spans = rows.into_iter().map(|row| (row.step.to_string(), row.spans));
         Ok(Self {
             spans: spans.collect(),
@@ -93,17 +90,10 @@ fn end(row: &RunRow) -> u64 {
     }
 }
 
-async fn rows(
-    journal: &dyn Journal,
-    row: &RunRow,
-    stored: &StoredGraph,
-) -> Result<Result<Vec<Row>, String>, JournalError> {
-    let graph = match Graph::new(stored.data.clone()) {
-        Ok(graph) => Arc::new(graph),
-        Err(why) => return Ok(Err(why)),
-    };
+async fn rows(journal: &dyn Journal, row: &RunRow) -> Result<Vec<Row>, JournalError> {
     let entries = all_entries(journal, &row.run).await?;
-    Ok(timeline(&row.run, &graph, &entries).map_err(|error| error.to_string()))
+    let graphs = Graphs::default().of(journal, &entries).await?;
+    timeline(&row.run, &graphs, &entries).map_err(|error| JournalError::Corrupt(error.to_string()))
 }
 
 /// When each step of a run stood how; nothing if there is no such run.
@@ -111,10 +101,7 @@ pub(crate) async fn view(journal: &dyn Journal, run: &RunId) -> Result<Option<Ti
     let Some(row) = journal.run(run).await? else {
         return Ok(None);
     };
-    let stored = view::graph(journal, &row).await?;
-    let rows = rows(journal, &row, &stored)
-        .await?
-        .map_err(JournalError::Corrupt)?;
+    let rows = rows(journal, &row).await?;
     let span = |span: Span| SpanView {
         status: span.status.as_str().to_owned(),
         from: time(span.from),

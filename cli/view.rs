@@ -285,7 +285,7 @@ pub(crate) async fn detail(
     };
     let stored = graph(journal, &row).await?;
     let rows = journal.steps(run).await?;
-    let timeline = Timeline::read(journal, &row, &stored).await?;
+    let timeline = Timeline::read(journal, &row).await?;
     let specs = &stored.data.steps;
     let mut steps = Vec::with_capacity(specs.len());
     for (at, spec) in specs.iter().enumerate() {

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ByRequest, Events, ExecutorDetail, Health, HoldView, Problem, StartRequest, Started, TriggerRequest,
-    TriggerView, VerbRequest,
+    ByRequest, Events, ExecutorDetail, Health, HoldView, MigrateRequest, MigrationView, Problem,
+    StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
 use crate::archived::holder;
 use crate::environment::Context;
@@ -226,6 +226,16 @@ impl Client {
         let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
         self.call(method, &format!("/api/v1/holds/{kind}/{name}"), Some(by))
             .await
+    }
+
+    /// Moves a run to another workflow, or says what that would do.
+    pub(crate) async fn migrate(
+        &self,
+        run: &RunId,
+        request: &MigrateRequest,
+    ) -> anyhow::Result<MigrationView> {
+        let path = format!("/api/v1/migrations/{run}");
+        self.call(Method::POST, &path, Some(request)).await
     }
 
     pub(crate) async fn verb(

@@ -4,11 +4,13 @@ mod backup;
 mod client;
 mod events;
 mod extract;
+mod migrate;
 mod server;
 mod stream;
 
 pub(crate) use client::{Client, Source};
 pub(crate) use events::StreamedEntry;
+pub(crate) use migrate::{MigrateRequest, MigrationView};
 pub(crate) use server::{Api, serve};
 pub(crate) use stream::{Events, Said};
 

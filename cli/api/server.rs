@@ -14,7 +14,7 @@ use sealflow_engine::journal::{JournalError, RunFilter};
 use sealflow_engine::resource::Resources;
 use sealflow_engine::site::{Hold, HoldKind};
 use sealflow_engine::trigger::Timetable;
-use sealflow_engine::workflow::GraphData;
+use sealflow_engine::workflow::{Graph, GraphData};
 use sealflow_storage::journal::{ArchiveError, ArchivedRow, SurrealJournal};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
@@ -25,12 +25,12 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::events;
 use super::extract::{Json, Path, Query};
 use super::{
     Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
     StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
+use super::{events, migrate};
 use crate::archived::holder;
 use crate::home::Home;
 use crate::span::now_ms;
@@ -82,6 +82,7 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(run_graph))
         .routes(routes!(run_timeline))
         .routes(routes!(run_verb))
+        .routes(routes!(migrate::migrate_run))
         .routes(routes!(list_executors))
         .routes(routes!(list_holds))
         .routes(routes!(hold, release))
@@ -200,7 +201,7 @@ pub(super) fn no_run(text: &str) -> ApiError {
     )
 }
 
-fn by(request: ByRequest) -> By {
+pub(super) fn by(request: ByRequest) -> By {
     let who = if request.who.is_empty() {
         "api".to_owned()
     } else {
@@ -454,11 +455,14 @@ async fn list_runs(
     Ok(Json(view::list(&**api.handle.journal(), &filter).await?))
 }
 
-/// Starts a run.
-#[utoipa::path(post, path = "/api/v1/runs", request_body = StartRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
-async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Result<Json<Started>, ApiError> {
+/// The graph of a workflow that a request names or brings, and the text of its file.
+pub(super) fn workflow_of(
+    api: &Api,
+    workflow: Option<String>,
+    source: Option<String>,
+) -> Result<(Arc<Graph>, String), ApiError> {
     let bad = |code, what: String| ApiError(StatusCode::BAD_REQUEST, code, what);
-    let found = match (request.workflow, request.source) {
+    let found = match (workflow, source) {
         (None, Some(text)) => builtin::Found {
             label: "workflow".to_owned(),
             path: None,
@@ -482,11 +486,18 @@ async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Res
     };
     let (graph, _) = builtin::graph(&found, api.handle.registry(), &api.home.workflows())
         .map_err(|error| bad("bad_workflow", format!("{error:#}")))?;
+    Ok((graph, found.text))
+}
+
+/// Starts a run.
+#[utoipa::path(post, path = "/api/v1/runs", request_body = StartRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
+async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Result<Json<Started>, ApiError> {
+    let (graph, source) = workflow_of(&api, request.workflow, request.source)?;
     let run = api
         .handle
         .start_run(NewRun {
             graph,
-            source: found.text,
+            source,
             params: request.params,
             key: request.key,
             priority: request.priority,

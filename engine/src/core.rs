@@ -7,6 +7,7 @@ mod attempt;
 mod effect;
 mod eta;
 mod explain;
+mod migrate;
 mod request;
 mod served;
 mod site;
@@ -18,7 +19,7 @@ pub use admission::{ExecutorView, Holding};
 pub use effect::{Dispatch, Effect, Transition};
 pub use eta::{Eta, Expected};
 pub use explain::{Condition, Explanation};
-pub use request::{Fork, Refused, StartRun, Verb};
+pub use request::{Fork, Migration, Refused, StartRun, Verb};
 pub use served::{Delivery, Launch, run_of};
 pub use trigger::Fire;
 

@@ -371,7 +371,7 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
     let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
     let site = parts.journal.site_tail(SiteState::TAIL).await?;
     core.restore_site(&site).map_err(JournalError::Corrupt)?;
-    let mut graphs: HashMap<String, Arc<Graph>> = HashMap::new();
+    let mut graphs = Graphs::default();
     let mut last = None;
     loop {
         let page = parts.journal.open_histories(last.as_ref(), TAKEN_UP).await?;
@@ -422,23 +422,51 @@ async fn replay(
     journal: &dyn Journal,
     row: &RunRow,
     entries: Result<Vec<Entry>, String>,
-    graphs: &mut HashMap<String, Arc<Graph>>,
+    graphs: &mut Graphs,
 ) -> Result<Result<RunState, String>, JournalError> {
-    let hash = row.graph.as_str();
-    if !graphs.contains_key(hash) {
-        let Some(stored) = journal.graph(hash).await? else {
-            return Ok(Err(format!(
-                "the graph {hash} that it is pinned to is not in the journal"
-            )));
-        };
-        match Graph::new(stored.data) {
-            Ok(graph) => graphs.insert(hash.to_owned(), Arc::new(graph)),
-            Err(why) => return Ok(Err(format!("its graph cannot be read: {why}"))),
-        };
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(why) => return Ok(Err(why)),
+    };
+    let graphs = match graphs.of(journal, &entries).await {
+        Ok(graphs) => graphs,
+        Err(JournalError::Corrupt(why)) => return Ok(Err(why)),
+        Err(error) => return Err(error),
+    };
+    Ok(RunState::fold(&row.run, &graphs, &entries).map_err(|error| error.to_string()))
+}
+
+/// Graphs that were read from the journal, by hash.
+#[derive(Default)]
+pub struct Graphs(HashMap<String, Arc<Graph>>);
+
+impl Graphs {
+    /// The graphs that the entries of a run name.
+    ///
+    /// # Errors
+    /// One is missing or cannot be read.
+    pub async fn of(
+        &mut self,
+        journal: &dyn Journal,
+        entries: &[Entry],
+    ) -> Result<Vec<Arc<Graph>>, JournalError> {
+        let mut graphs = Vec::new();
+        for hash in entries.iter().flat_map(Entry::graphs) {
+            if let Some(known) = self.0.get(&**hash) {
+                graphs.push(known.clone());
+                continue;
+            }
+            let stored = journal.graph(hash).await?;
+            let stored = stored
+                .ok_or_else(|| JournalError::Corrupt(format!("the graph {hash} is not in the journal")))?;
+            let graph = Graph::new(stored.data)
+                .map_err(|why| JournalError::Corrupt(format!("the graph {hash} cannot be read: {why}")))?;
+            let graph = Arc::new(graph);
+            self.0.insert(hash.to_string(), graph.clone());
+            graphs.push(graph);
+        }
+        Ok(graphs)
     }
-    Ok(entries.and_then(|entries| {
-        RunState::fold(&row.run, &graphs[hash], &entries).map_err(|error| error.to_string())
-    }))
 }
 
 /// What a subject owns, by kind.
@@ -458,9 +486,9 @@ async fn read_run(journal: &dyn Journal, run: &RunId) -> Result<(RunState, Strin
     };
     let stored = journal.graph(&row.graph).await?;
     let stored = stored.ok_or_else(|| damaged("its graph is missing".to_owned()))?;
-    let graph = Graph::new(stored.data).map_err(damaged)?;
     let entries = all_entries(journal, run).await?;
-    let state = RunState::fold(run, &Arc::new(graph), &entries);
+    let graphs = Graphs::default().of(journal, &entries).await?;
+    let state = RunState::fold(run, &graphs, &entries);
     Ok((state.map_err(|error| damaged(error.to_string()))?, stored.source))
 }
 

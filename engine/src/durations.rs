@@ -105,13 +105,13 @@ impl Durations {
         &mut self,
         registry: &StageRegistry,
         id: &RunId,
-        graph: &Arc<Graph>,
+        graphs: &[Arc<Graph>],
         entries: &[Entry],
     ) -> Result<(), Illegal> {
         let mut state: Option<RunState> = None;
         for entry in entries {
             let Some(state) = &mut state else {
-                state = Some(RunState::start(id.clone(), graph.clone(), entry)?);
+                state = Some(RunState::begin(id, graphs, entry)?);
                 continue;
             };
             for event in &entry.events {

@@ -333,6 +333,19 @@ pub enum Event {
         /// Who.
         by: By,
     },
+    /// The run goes on with another graph. What its steps did so far stays, but for those named in `again`
+    /// and all that need them, which begin another visit.
+    RunMigrated {
+        /// The hash of the graph that it keeps from now on.
+        graph: Arc<str>,
+        /// Its parameters, checked against that graph.
+        params: Value,
+        /// Steps that are done again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<StepName>,
+        /// Who asked.
+        by: By,
+    },
     /// The run has another priority.
     RunPrioritized {
         /// Which; higher goes first.
@@ -394,6 +407,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The hash of the graph that the run keeps from here on, if this says so.
+    pub fn graph(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::RunStarted { graph, .. } | Self::RunMigrated { graph, .. } => Some(graph),
+            _ => None,
+        }
+    }
+}
+
 /// What one commit adds to the history of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -403,4 +426,17 @@ pub struct Entry {
     pub at: u64,
     /// What happened, in order; never empty.
     pub events: Vec<Event>,
+}
+
+impl Entry {
+    /// The hashes of the graphs that the run keeps from this entry on.
+    pub fn graphs(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.events.iter().filter_map(Event::graph)
+    }
+
+    /// Whether the steps of the run have other places after it than before.
+    pub fn renumbers(&self) -> bool {
+        let migrated = |event: &Event| matches!(event, Event::RunMigrated { .. });
+        self.events.iter().any(migrated)
+    }
 }

@@ -1,6 +1,6 @@
 //! What the engine asks of the durable journal, and what one commit holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct Append {
     pub steps: Vec<StepRow>,
     /// Artifacts of the subject that it makes current.
     pub artifacts: Vec<ArtifactRow>,
-    /// The graph, when the entry starts the run.
+    /// The graph, when the entry starts the run or moves it to another graph.
     pub graph: Option<(Arc<str>, Arc<StoredGraph>)>,
 }
 
@@ -61,6 +61,8 @@ pub struct Batch {
     pub runs: BTreeMap<RunId, (u64, RunRow)>,
     /// Steps after the batch.
     pub steps: BTreeMap<(RunId, StepIx), StepRow>,
+    /// Runs whose steps got other places: rows of theirs from before the batch count no more.
+    pub renumbered: BTreeSet<RunId>,
     /// Artifacts after the batch.
     pub artifacts: BTreeMap<(Subject, String), ArtifactRow>,
     /// Graphs that may be new, by hash.
@@ -154,6 +156,10 @@ impl Batch {
             && let Some(key) = &row.key
         {
             self.keys.insert(key.clone(), run.clone());
+        }
+        if entry.renumbers() {
+            self.steps.retain(|(of, _), _| *of != run);
+            self.renumbered.insert(run.clone());
         }
         self.entries.push((run.clone(), entry));
         for step in steps {

@@ -19,6 +19,7 @@ pub mod expression;
 pub mod failure;
 pub mod id;
 pub mod journal;
+pub mod migrate;
 pub mod rehearse;
 pub mod resource;
 pub mod rows;

@@ -4,6 +4,7 @@
 
 mod fold;
 mod items;
+mod migrate;
 mod value;
 
 pub use items::Items;
@@ -256,6 +257,8 @@ pub struct RunState {
     frontier: BTreeSet<StepIx>,
     unfinished: usize,
     touched: BTreeSet<StepIx>,
+    /// Graphs that it may come to keep.
+    at_hand: Vec<Arc<Graph>>,
 }
 
 /// An event that cannot have happened in this state: the journal or the program is wrong.
@@ -340,6 +343,7 @@ impl RunState {
             discarding: BTreeMap::new(),
             unfinished: steps.len(),
             touched: BTreeSet::new(),
+            at_hand: Vec::new(),
             steps,
             frontier,
             id,
@@ -351,11 +355,31 @@ impl RunState {
         Ok(state)
     }
 
-    /// Folds all entries of a run.
+    /// The state after the first entry, with all graphs at hand that the run's entries name.
+    ///
+    /// # Errors
+    /// The entry starts no run of one of these graphs.
+    pub fn begin(id: &RunId, graphs: &[Arc<Graph>], entry: &Entry) -> Result<Self, Illegal> {
+        let pinned = entry.graphs().next();
+        let graph = graphs.iter().find(|graph| Some(graph.hash()) == pinned);
+        // Without one `start` says what is wrong.
+        let Some(graph) = graph.or(graphs.first()) else {
+            return Err(Illegal {
+                run: id.clone(),
+                seq: entry.seq,
+                what: "the graph that it is pinned to is not at hand".to_owned(),
+            });
+        };
+        let mut state = Self::start(id.clone(), graph.clone(), entry)?;
+        state.at_hand = graphs.to_vec();
+        Ok(state)
+    }
+
+    /// Folds all entries of a run. `graphs` are those that its entries name ([`Entry::graphs`]).
     ///
     /// # Errors
     /// An entry that cannot have happened, or none at all.
-    pub fn fold(id: &RunId, graph: &Arc<Graph>, entries: &[Entry]) -> Result<Self, Illegal> {
+    pub fn fold(id: &RunId, graphs: &[Arc<Graph>], entries: &[Entry]) -> Result<Self, Illegal> {
         let Some((first, rest)) = entries.split_first() else {
             return Err(Illegal {
                 run: id.clone(),
@@ -363,13 +387,18 @@ impl RunState {
                 what: "it has no entries".to_owned(),
             });
         };
-        let mut state = Self::start(id.clone(), graph.clone(), first)?;
+        let mut state = Self::begin(id, graphs, first)?;
         for entry in rest {
             state.apply(entry)?;
         }
         // What earlier entries touched is in the rows already.
         state.touched.clear();
         Ok(state)
+    }
+
+    /// Gives it a graph that its next entries may name.
+    pub fn provide(&mut self, graph: Arc<Graph>) {
+        self.at_hand.push(graph);
     }
 
     /// Applies the next entry.

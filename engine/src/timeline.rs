@@ -41,8 +41,8 @@ pub struct Row {
 ///
 /// # Errors
 /// The entries cannot have happened, or there are none.
-pub fn timeline(id: &RunId, graph: &Arc<Graph>, entries: &[Entry]) -> Result<Vec<Row>, Illegal> {
-    let mut rows: BTreeMap<StepIx, Row> = BTreeMap::new();
+pub fn timeline(id: &RunId, graphs: &[Arc<Graph>], entries: &[Entry]) -> Result<Vec<Row>, Illegal> {
+    let mut rows: BTreeMap<StepName, Row> = BTreeMap::new();
     let mut state: Option<RunState> = None;
     for entry in entries {
         let state = match &mut state {
@@ -54,7 +54,7 @@ pub fn timeline(id: &RunId, graph: &Arc<Graph>, entries: &[Entry]) -> Result<Vec
                 }
                 continue;
             }
-            None => state.insert(RunState::start(id.clone(), graph.clone(), entry)?),
+            None => state.insert(RunState::begin(id, graphs, entry)?),
         };
         state.take_touched();
         let all: Vec<StepIx> = state.steps().map(|(ix, _)| ix).collect();
@@ -62,13 +62,16 @@ pub fn timeline(id: &RunId, graph: &Arc<Graph>, entries: &[Entry]) -> Result<Vec
             note(&mut rows, state, ix, entry.at);
         }
     }
-    if state.is_none() {
-        RunState::fold(id, graph, entries)?;
-    }
-    Ok(rows.into_values().collect())
+    let Some(state) = state else {
+        return RunState::fold(id, graphs, entries).map(|_| Vec::new());
+    };
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    // Steps that the present graph lacks come last.
+    rows.sort_by_key(|row| state.find(&row.step).unwrap_or(StepIx(u32::MAX)));
+    Ok(rows)
 }
 
-fn note(rows: &mut BTreeMap<StepIx, Row>, state: &RunState, ix: StepIx, at: u64) {
+fn note(rows: &mut BTreeMap<StepName, Row>, state: &RunState, ix: StepIx, at: u64) {
     let step = state.step(ix);
     let span = Span {
         status: step.status,
@@ -78,8 +81,9 @@ fn note(rows: &mut BTreeMap<StepIx, Row>, state: &RunState, ix: StepIx, at: u64)
         attempt: step.current.as_ref().map(|current| current.attempt),
         executor: step.current.as_ref().map(|current| current.executor.clone()),
     };
-    let row = rows.entry(ix).or_insert_with(|| Row {
-        step: state.name(ix),
+    let name = state.name(ix);
+    let row = rows.entry(name.clone()).or_insert_with(|| Row {
+        step: name,
         spans: Vec::new(),
     });
     if let Some(last) = row.spans.last_mut() {
@@ -122,7 +126,7 @@ mod tests {
         ];
         let entries: Vec<Entry> = appends.into_iter().map(|append| append.entry).collect();
         let (graph, _) = SampleRun::graph();
-        let rows = timeline(&run.id(), &graph, &entries).unwrap();
+        let rows = timeline(&run.id(), std::slice::from_ref(&graph), &entries).unwrap();
         type Shown = (StepStatus, u64, Option<u64>, u32);
         let shown: Vec<Vec<Shown>> = rows
             .iter()
@@ -160,7 +164,7 @@ mod tests {
         assert_eq!(rows[1].spans[1].executor.as_deref(), Some("local"));
         assert_eq!(seconds(&rows[1].spans, Running, begin + 100), 0.014);
         assert_eq!(seconds(&rows[1].spans, Succeeded, begin + 1028), 1.0);
-        assert!(timeline(&run.id(), &graph, &[]).is_err());
-        assert!(timeline(&run.id(), &graph, &entries[1..]).is_err());
+        assert!(timeline(&run.id(), std::slice::from_ref(&graph), &[]).is_err());
+        assert!(timeline(&run.id(), std::slice::from_ref(&graph), &entries[1..]).is_err());
     }
 }

@@ -45,7 +45,11 @@ async fn main() -> Fallible<()> {
     let some: Vec<&RunId> = ids.iter().step_by(10).collect();
     for run in &some {
         journal.run(run).await?;
-        RunState::fold(run, &graph, &all_entries(&journal, run).await?)?;
+        RunState::fold(
+            run,
+            std::slice::from_ref(&graph),
+            &all_entries(&journal, run).await?,
+        )?;
     }
     let one_by_one = begun.elapsed();
 
@@ -120,7 +124,7 @@ async fn take_up(journal: &SurrealJournal) -> Fallible<usize> {
         let Some(open) = page.last() else { return Ok(count) };
         last = Some(open.row.run.clone());
         for open in page {
-            RunState::fold(&open.row.run, &graph, &open.entries?)?;
+            RunState::fold(&open.row.run, std::slice::from_ref(&graph), &open.entries?)?;
             count += 1;
         }
     }

@@ -14,6 +14,7 @@ mod events;
 mod executors;
 mod house;
 mod http_pieces;
+mod migrate;
 mod offline_seal;
 mod post;
 mod reference;

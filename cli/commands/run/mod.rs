@@ -2,6 +2,7 @@
 
 mod archive;
 mod events;
+mod migrate;
 mod verbs;
 
 use std::time::Duration;
@@ -130,6 +131,14 @@ enum Command {
     /// `run show`, `run logs` and `run list --archived` read it there. The run's key and the artifacts that it
     /// made are not forgotten.
     Archive(archive::Args),
+    /// Let an open run go on with an edited workflow, and say what becomes of each step
+    ///
+    /// What is done stays, unless the new workflow would do it otherwise: then --redo is needed, and it is done
+    /// again with all that need it. Steps that run must stay as they are. If anything stands in the way, the
+    /// run stays as it is. Exit code 1 says so.
+    ///
+    /// Example: sealflow run migrate latest ./seal_offline.toml --dry-run
+    Migrate(migrate::Args),
     #[command(flatten)]
     Verb(verbs::Verb),
 }
@@ -240,6 +249,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         }
         Command::Events(args) => events::run(&cx, args).await,
         Command::Archive(args) => archive::run(&cx, args).await,
+        Command::Migrate(args) => migrate::run(&cx, args).await,
         Command::Verb(verb) => verbs::run(&cx, verb).await,
     }
 }

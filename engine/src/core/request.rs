@@ -89,6 +89,19 @@ pub enum Verb {
     Approve(StepName),
     /// Change its priority.
     Prioritize(i32),
+    /// Go on with another graph.
+    Migrate(Box<Migration>),
+}
+
+/// Another graph for a run.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    /// The graph.
+    pub graph: Arc<Graph>,
+    /// The text it came from.
+    pub source: String,
+    /// Whether steps that are done may be done again.
+    pub redo: bool,
 }
 
 /// Why a request was refused. Nothing was changed.
@@ -499,6 +512,7 @@ impl Core {
                 }
                 events.push(Event::SignalReceived { name, data, by });
             }
+            Verb::Migrate(migration) => return self.migrate(run, *migration, by),
             Verb::Prioritize(priority) => events.push(Event::RunPrioritized { priority, by }),
             Verb::Approve(step) => {
                 let waits = |ix: &StepIx| matches!(state.step(*ix).wake, Some((Wake::Approval(_), _)));

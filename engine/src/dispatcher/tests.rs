@@ -403,7 +403,7 @@ async fn ended(journal: &Arc<Doubtful>, run: &RunId) -> RunStatus {
 async fn rows_are_folds(journal: &Arc<Doubtful>) {
     for row in journal.runs(&RunFilter::default()).await.unwrap() {
         let entries = all_entries(&**journal, &row.run).await.unwrap();
-        let state = RunState::fold(&row.run, &graph(), &entries).unwrap();
+        let state = RunState::fold(&row.run, std::slice::from_ref(&graph()), &entries).unwrap();
         assert_eq!(run_row(&state), row);
         for step in journal.steps(&row.run).await.unwrap() {
             assert_eq!(step_row(&state, step.ix), step);

@@ -287,6 +287,9 @@ impl RunState {
                 state.waited |= reason == WaitReason::Declared;
                 self.set_status(ix, StepStatus::Ready, at);
             }
+            Event::RunMigrated {
+                graph, params, again, ..
+            } => self.migrate(graph, params, again, at)?,
             Event::RunPrioritized { priority, .. } => self.priority = *priority,
             Event::Rewound { on, from, to } => self.rewind(on, from, to, at)?,
             Event::SignalReceived { name, data, .. } => {

@@ -75,6 +75,7 @@ fn every_event_is_still_read() {
         "step_overridden",
         "step_adopted",
         "step_approved",
+        "run_migrated",
         "run_prioritized",
         "signal_received",
         "run_paused",
@@ -108,6 +109,7 @@ fn every_event_is_still_read() {
             | Event::StepOverridden { .. }
             | Event::StepAdopted { .. }
             | Event::StepApproved { .. }
+            | Event::RunMigrated { .. }
             | Event::RunPrioritized { .. }
             | Event::SignalReceived { .. }
             | Event::RunPaused { .. }

@@ -93,6 +93,7 @@ impl MemoryJournal {
                 )));
             }
         }
+        next.steps.retain(|(run, _), _| !batch.renumbered.contains(run));
         next.steps.extend(batch.steps.clone());
         next.artifacts.extend(batch.artifacts.clone());
         for (hash, graph) in &batch.graphs {

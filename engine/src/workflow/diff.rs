@@ -65,6 +65,11 @@ fn compare(what: &str, old: &BTreeMap<String, Keys>, new: &BTreeMap<String, Keys
     all
 }
 
+/// The keys of a step that differ between two workflows.
+pub fn changed_keys(old: (&GraphData, &StepSpec), new: (&GraphData, &StepSpec)) -> Vec<Changed> {
+    changed(&step_keys(old.0, old.1), &step_keys(new.0, new.1))
+}
+
 fn changed(before: &Keys, after: &Keys) -> Vec<Changed> {
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let value = |keys: &Keys, key: &String| keys.get(key).cloned().unwrap_or_default();
@@ -118,15 +123,24 @@ fn steps(graph: &GraphData) -> BTreeMap<String, Keys> {
 }
 
 fn step_keys(graph: &GraphData, step: &StepSpec) -> Keys {
-    let needs: BTreeSet<&str> = step
-        .needs
-        .iter()
-        .map(|need| graph.steps[need.get()].name.as_str())
-        .collect();
+    let names = |steps: &[super::StepIx]| {
+        let names = steps.iter().map(|step| graph.steps[step.get()].name.as_str());
+        let names: BTreeSet<&str> = names.collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
     let on: Vec<&str> = step.retry.on.iter().map(|class| class.as_str()).collect();
     let limit = |ms: Option<u64>| ms.map(millis).unwrap_or_default();
     let mut own = keys([
-        ("needs", needs.into_iter().collect::<Vec<_>>().join(", ")),
+        ("needs", names(&step.needs)),
+        ("on_failure", names(&step.on_failure)),
+        (
+            "finally",
+            if step.finally {
+                "true".to_owned()
+            } else {
+                String::new()
+            },
+        ),
         ("retry.max_attempts", step.retry.max_attempts.to_string()),
         ("retry.backoff", millis(step.retry.backoff_ms)),
         ("retry.max_backoff", millis(step.retry.max_backoff_ms)),

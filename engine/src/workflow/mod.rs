@@ -12,7 +12,7 @@ mod tests;
 
 pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, Severity};
-pub use diff::{Changed, Difference, diff};
+pub use diff::{Changed, Difference, changed_keys, diff};
 pub use graph::{
     BatchSpec, Foreach, Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec,
     Timeouts, WaitSpec,

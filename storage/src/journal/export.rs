@@ -13,8 +13,8 @@ use super::read::PAGE;
 
 /// A run in a backup.
 enum Item {
-    /// In the journal: its graph, and how far it was.
-    Run(RunId, String, u64),
+    /// In the journal: how far it was.
+    Run(RunId, u64),
     /// In an archive.
     Archived(Box<ArchivedRow>),
 }
@@ -51,11 +51,11 @@ pub async fn export(journal: &SurrealJournal, to: impl Sink) -> Result<Transferr
     }
     for item in items {
         match item {
-            Item::Run(run, graph, last) => {
+            Item::Run(run, last) => {
                 write_run(
                     journal,
                     &mut writer,
-                    (&run, &graph, last),
+                    (&run, last),
                     (&mut graphs, &mut payloads),
                     &mut done,
                 )
@@ -74,21 +74,14 @@ pub async fn export(journal: &SurrealJournal, to: impl Sink) -> Result<Transferr
     Ok(done)
 }
 
-/// Writes the graph, the payloads and the entries of a run, as far as they were not written before.
+/// Writes the graphs, the payloads and the entries of a run, as far as they were not written before.
 pub(super) async fn write_run<S: Sink>(
     journal: &SurrealJournal,
     writer: &mut LineWriter<S>,
-    (run, graph, last): (&RunId, &str, u64),
+    (run, last): (&RunId, u64),
     (graphs, payloads): (&mut HashSet<String>, &mut HashSet<String>),
     done: &mut Transferred,
 ) -> Result<(), TransferError> {
-    if graphs.insert(graph.to_owned()) {
-        let missing = || JournalError::Corrupt(format!("graph {graph} of {run} is not stored"));
-        let stored = journal.graph(graph).await?.ok_or_else(missing)?;
-        let (hash, graph) = (graph.to_owned(), Box::new(stored));
-        writer.line(&Line::Graph { hash, graph }).await?;
-        done.graphs += 1;
-    }
     let mut next = 1;
     while next <= last {
         let piece = u32::try_from((last - next + 1).min(PAGE as u64)).unwrap_or(u32::MAX);
@@ -97,6 +90,15 @@ pub(super) async fn write_run<S: Sink>(
             return Err(JournalError::Corrupt(format!("{run} lacks entries up to {last}")).into());
         }
         for entry in entries {
+            for hash in entry.graphs() {
+                if graphs.insert(hash.to_string()) {
+                    let missing = || JournalError::Corrupt(format!("graph {hash} of {run} is not stored"));
+                    let stored = journal.graph(hash).await?.ok_or_else(missing)?;
+                    let (hash, graph) = (hash.to_string(), Box::new(stored));
+                    writer.line(&Line::Graph { hash, graph }).await?;
+                    done.graphs += 1;
+                }
+            }
             for (sha256, _) in payloads_of(&entry) {
                 if payloads.insert(sha256.to_owned()) {
                     let hex = hex::encode(journal.payload(sha256).await?);
@@ -123,7 +125,7 @@ async fn moment(journal: &SurrealJournal) -> Result<(Vec<Item>, u64), JournalErr
         None => None,
     };
     let runs = journal.all_runs().await?.into_iter();
-    let mut items: Vec<Item> = runs.map(|row| Item::Run(row.run, row.graph, row.seq)).collect();
+    let mut items: Vec<Item> = runs.map(|row| Item::Run(row.run, row.seq)).collect();
     items.extend(
         journal
             .all_archived()

@@ -123,6 +123,9 @@ impl SurrealJournal {
                 from += 1;
                 if let Some(changes) = record.changes {
                     let changes: Changes = decode(format_args!("the rows of an entry of {run}"), &changes)?;
+                    if changes.renumbered {
+                        steps.clear();
+                    }
                     steps.extend(changes.steps.into_iter().map(|step| (step.ix, step)));
                 }
             }

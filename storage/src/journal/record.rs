@@ -22,6 +22,9 @@ pub(super) struct Changes {
     /// All superseded attempts of the run that have not ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) discarding: Vec<Discarding>,
+    /// The steps have other places than before: rows of earlier entries count no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) renumbered: bool,
 }
 
 /// The fields of a record, or the parameters of a query.

@@ -1,11 +1,11 @@
 //! What the lines of a backup or an archive tell, folded run by run: it derives all rows, and proves that
 //! what is told can have happened.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sealflow_engine::core::accepted_artifacts;
-use sealflow_engine::event::{Entry, Event};
+use sealflow_engine::event::Entry;
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Append, StoredGraph};
 use sealflow_engine::rows::{StepRow, run_row, step_row};
@@ -102,17 +102,19 @@ impl Replay {
             return Err(format!("payload {missing} did not come before it"));
         }
         let mut new_graph = None;
-        if self.run.as_ref().is_none_or(|state| state.id != run) {
-            let Some(Event::RunStarted { graph, .. }) = entry.events.first() else {
-                return Err(format!("{run} does not begin with its start"));
-            };
-            let known = self.graphs.get(&**graph);
-            let (made, stored) = known.ok_or_else(|| format!("graph {graph} did not come before it"))?;
+        let mut graphs = Vec::new();
+        for hash in entry.graphs() {
+            let known = self.graphs.get(&**hash);
+            let (made, stored) = known.ok_or_else(|| format!("graph {hash} did not come before it"))?;
             new_graph = Some((made.hash().clone(), stored.clone()));
-            self.run = Some(RunState::start(run, made.clone(), &entry).map_err(illegal)?);
+            graphs.push(made.clone());
+        }
+        if self.run.as_ref().is_none_or(|state| state.id != run) {
+            self.run = Some(RunState::begin(&run, &graphs, &entry).map_err(illegal)?);
             self.compared = false;
             self.done.runs += 1;
         } else if let Some(state) = &mut self.run {
+            graphs.into_iter().for_each(|graph| state.provide(graph));
             state.apply(&entry).map_err(illegal)?;
         }
         let state = self.run.as_mut().ok_or("it belongs to no run")?;
@@ -132,9 +134,12 @@ impl Replay {
         })
     }
 
-    /// The graph that was read under a hash.
-    pub(super) fn graph(&self, hash: &str) -> Option<Arc<StoredGraph>> {
-        self.graphs.get(hash).map(|(_, stored)| stored.clone())
+    /// The graphs that were read, by hash.
+    pub(super) fn graphs(&self) -> BTreeMap<String, Arc<StoredGraph>> {
+        let graphs = self.graphs.iter();
+        graphs
+            .map(|(hash, (_, stored))| (hash.clone(), stored.clone()))
+            .collect()
     }
 }
 

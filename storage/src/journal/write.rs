@@ -407,6 +407,7 @@ fn entries(batch: &Batch) -> Result<Vec<Value>, JournalError> {
             let changes = Changes {
                 steps,
                 discarding: row.discarding.clone(),
+                renumbered: batch.renumbered.contains(run),
             };
             record.insert("changes".to_owned(), encode("the rows of an entry", &changes)?);
         }

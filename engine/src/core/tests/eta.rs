@@ -201,7 +201,9 @@ fn the_journal_teaches_the_same() {
     }
     entries.extend(transitions.into_iter().filter_map(|one| Some(one.append?.entry)));
     let mut learned = Durations::default();
-    learned.learn_run(&registry(), &run, &graph, &entries).unwrap();
+    learned
+        .learn_run(&registry(), &run, std::slice::from_ref(&graph), &entries)
+        .unwrap();
     assert_eq!(&learned, core.durations());
     assert_eq!(learned.len(), 1);
 }

@@ -3,6 +3,7 @@
 
 mod families;
 mod items;
+mod migrate;
 
 use super::*;
 use crate::clock::Now;
@@ -91,6 +92,8 @@ pub(super) struct Flow {
     core: Core,
     run: RunId,
     graph: Arc<Graph>,
+    /// All graphs that it kept.
+    graphs: Vec<Arc<Graph>>,
     entries: Vec<Entry>,
     rows: BTreeMap<StepIx, StepRow>,
     running: BTreeMap<String, Dispatch>,
@@ -99,10 +102,7 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn new(steps: &str) -> Self {
-        let text =
-            format!("[workflow]\nname = \"flow\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n{steps}");
-        let (graph, complaints) = crate::workflow::load(&text, &stages());
-        let graph = Arc::new(graph.unwrap_or_else(|| panic!("{complaints:?}")));
+        let graph = Self::graph_of(steps);
         let mut spec = place("main", 100, 1000);
         spec.machine.capacity.cpu = 100;
         let mut core = Core::new(stages(), vec![spec], [7; 32]);
@@ -114,6 +114,7 @@ impl Flow {
         let mut flow = Self {
             core,
             run,
+            graphs: vec![graph.clone()],
             graph,
             entries: Vec::new(),
             rows: BTreeMap::new(),
@@ -122,6 +123,14 @@ impl Flow {
         };
         flow.settle();
         flow
+    }
+
+    /// The graph of a file with these steps.
+    pub(super) fn graph_of(steps: &str) -> Arc<Graph> {
+        let text =
+            format!("[workflow]\nname = \"flow\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n{steps}");
+        let (graph, complaints) = crate::workflow::load(&text, &stages());
+        Arc::new(graph.unwrap_or_else(|| panic!("{complaints:?}")))
     }
 
     pub(super) fn now(&self) -> Now {
@@ -135,6 +144,9 @@ impl Flow {
         let now = self.now();
         for transition in self.core.settle(now) {
             if let Some(append) = transition.append {
+                if append.entry.renumbers() {
+                    self.rows.clear();
+                }
                 self.entries.push(append.entry);
                 self.rows
                     .extend(append.steps.into_iter().map(|row| (row.ix, row)));
@@ -167,7 +179,7 @@ impl Flow {
 
     /// The state as a restart would find it.
     pub(super) fn state(&self) -> RunState {
-        RunState::fold(&self.run, &self.graph, &self.entries).unwrap()
+        RunState::fold(&self.run, &self.graphs, &self.entries).unwrap()
     }
 
     pub(super) fn ends(&mut self, step: &str, result: Result<Outcome<Value>, Failure>) {
@@ -520,7 +532,12 @@ fn a_fork_takes_over_what_came_before() {
     let run = flow.core.start(second, now).unwrap();
     let transitions = flow.core.settle(now);
     let append = transitions[0].append.as_ref().unwrap();
-    let state = RunState::fold(&run, &flow.graph, std::slice::from_ref(&append.entry)).unwrap();
+    let state = RunState::fold(
+        &run,
+        std::slice::from_ref(&flow.graph),
+        std::slice::from_ref(&append.entry),
+    )
+    .unwrap();
     assert_eq!(state.priority, 5);
     assert_eq!(state.step(StepIx(0)).status, StepStatus::Succeeded);
     assert_eq!(state.step(StepIx(0)).attempts, 0);

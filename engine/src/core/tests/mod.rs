@@ -229,7 +229,10 @@ fn a_restored_run_keeps_its_claim_and_its_key() {
     let transitions = first.settle(at(0));
     let entry = transitions[0].append.as_ref().unwrap().entry.clone();
     let mut second = core(vec![place("main", 10, 10)]);
-    second.restore(RunState::fold(&run, &graph, &[entry]).unwrap(), at(5));
+    second.restore(
+        RunState::fold(&run, std::slice::from_ref(&graph), &[entry]).unwrap(),
+        at(5),
+    );
     assert_eq!(
         second.start(start(&graph, json!({"id": 1}), Some("a")), at(5)),
         Ok(run)
@@ -432,7 +435,10 @@ fn an_attempt_that_outlives_the_daemon_is_still_limited() {
     let run = first.start(start(&graph, json!({"id": 1}), None), at(0)).unwrap();
     let entry = first.settle(at(0)).remove(0).append.unwrap().entry;
     let mut second = core(vec![place("main", 1, 10)]);
-    second.restore(RunState::fold(&run, &graph, &[entry]).unwrap(), at(50));
+    second.restore(
+        RunState::fold(&run, std::slice::from_ref(&graph), &[entry]).unwrap(),
+        at(50),
+    );
     second.settle(at(50));
     assert_eq!(second.next_due(), (None, Some(1050)));
     second.tick(at(1049));
@@ -459,7 +465,10 @@ fn what_was_given_up_is_stopped_again_after_a_restart() {
     first.tick(at(1000));
     entries.push(first.settle(at(1000)).remove(0).append.unwrap().entry);
     let mut second = core(vec![place("main", 1, 10)]);
-    second.restore(RunState::fold(&run, &graph, &entries).unwrap(), at(2000));
+    second.restore(
+        RunState::fold(&run, std::slice::from_ref(&graph), &entries).unwrap(),
+        at(2000),
+    );
     let effects = second.settle(at(2000)).remove(0).effects;
     let kinds: Vec<bool> = effects
         .iter()

@@ -259,7 +259,10 @@ fn staggered_starts_keep_their_distance_over_a_restart() {
     // A restart does not make the next start come earlier.
     let entry = transitions[0].append.as_ref().unwrap().entry.clone();
     let mut second = core_of(vec![spec()]);
-    second.restore(RunState::fold(&first, &load, &[entry]).unwrap(), at(200));
+    second.restore(
+        RunState::fold(&first, std::slice::from_ref(&load), &[entry]).unwrap(),
+        at(200),
+    );
     begin_with(&mut second, &load, at(200));
     for (core, from) in [(&mut core, 100), (&mut second, 200)] {
         core.tick(at(from + 10));
@@ -337,7 +340,10 @@ fn what_is_held_does_not_start_until_it_is_released() {
         let entry = transitions[0].append.as_ref().unwrap().entry.clone();
         let mut second = core_of(specs());
         second.restore_site(&site).unwrap();
-        second.restore(RunState::fold(&held, &load, &[entry]).unwrap(), at(9));
+        second.restore(
+            RunState::fold(&held, std::slice::from_ref(&load), &[entry]).unwrap(),
+            at(9),
+        );
         for core in [&mut core, &mut second] {
             assert_eq!(dispatches(&core.settle(at(9))), []);
             core.release(kind, name.to_owned(), by(), at(10)).unwrap();

@@ -120,7 +120,7 @@ impl World {
 
     fn state(&self, run: &RunId) -> RunState {
         let (graph, entries) = &self.log[run];
-        RunState::fold(run, graph, entries).unwrap()
+        RunState::fold(run, std::slice::from_ref(graph), entries).unwrap()
     }
 
     /// Whether the fuse burns out here: everything that is not committed is gone, and the runs are taken up.
@@ -136,7 +136,7 @@ impl World {
         self.core = new_core(self.stops);
         self.core.restore_site(&self.site).unwrap();
         for (run, (graph, entries)) in &self.log {
-            let state = RunState::fold(run, graph, entries).unwrap();
+            let state = RunState::fold(run, std::slice::from_ref(graph), entries).unwrap();
             if !state.status.is_final() || !state.discarding.is_empty() {
                 self.core.restore(state, at(self.ms));
             }

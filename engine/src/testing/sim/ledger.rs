@@ -318,6 +318,7 @@ impl Ledger {
             Event::StepGivenUp { .. } | Event::RunClosing | Event::AttemptPreempted { .. } => {
                 return Err("no step here handles failures, ends or is preempted".to_owned());
             }
+            Event::RunMigrated { .. } => return Err("nobody moved it to another graph".to_owned()),
             Event::RunPrioritized { priority, .. } => {
                 self.priority = *priority;
                 self.stats.count("prioritized");

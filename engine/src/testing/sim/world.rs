@@ -241,7 +241,8 @@ impl<'p> World<'p> {
         let (from, first) = &self.forks[fork];
         let run = &self.runs[from];
         let logged = &self.log[run];
-        let state = RunState::fold(run, &logged.graph, &logged.entries).map_err(|error| error.to_string())?;
+        let state = RunState::fold(run, std::slice::from_ref(&logged.graph), &logged.entries)
+            .map_err(|error| error.to_string())?;
         Fork::of(&state, first).map_err(|error| error.to_string())
     }
 
@@ -384,8 +385,8 @@ impl<'p> World<'p> {
         self.foreseen.clear();
         for (run, logged) in &self.log {
             if !matches!(logged.ledger.phase, Phase::Ended(_)) {
-                let state =
-                    RunState::fold(run, &logged.graph, &logged.entries).map_err(|error| error.to_string())?;
+                let state = RunState::fold(run, std::slice::from_ref(&logged.graph), &logged.entries)
+                    .map_err(|error| error.to_string())?;
                 self.core.restore(
                     state,
                     Now {

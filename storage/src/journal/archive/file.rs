@@ -28,8 +28,8 @@ pub struct Archive {
     pub steps: Vec<StepRow>,
     /// Its entries.
     pub entries: Vec<Entry>,
-    /// The graph that it kept.
-    pub graph: Arc<StoredGraph>,
+    /// The graphs that it kept, by hash.
+    pub graphs: BTreeMap<String, Arc<StoredGraph>>,
     /// Its large outputs, by SHA-256.
     pub payloads: BTreeMap<String, Vec<u8>>,
     /// The artifacts that it made, as it stood by them last.
@@ -80,13 +80,12 @@ impl Archive {
         if known.is_some_and(|known| known.row != row) {
             return Err(lines.refused(format!("it is about {}, which the index has otherwise", row.run)));
         }
-        let graph = replay.graph(&row.graph);
-        let graph = graph.ok_or_else(|| lines.refused(format!("it lacks the graph {}", row.graph)))?;
+        let graphs = replay.graphs();
         Ok(Self {
             row,
             steps,
             entries,
-            graph,
+            graphs,
             payloads,
             artifacts: artifacts.into_values().collect(),
         })
@@ -96,7 +95,7 @@ impl Archive {
 /// The bytes of the file of a run that has ended.
 pub(super) async fn pack(journal: &SurrealJournal, state: &RunState) -> Result<Vec<u8>, TransferError> {
     let mut writer = LineWriter::begin(GzEncoder::new(Vec::new(), Compression::default())).await?;
-    let of = (&state.id, &**state.graph.hash(), state.seq);
+    let of = (&state.id, state.seq);
     let (mut graphs, mut payloads) = (HashSet::new(), HashSet::new());
     let mut done = Transferred::default();
     write_run(journal, &mut writer, of, (&mut graphs, &mut payloads), &mut done).await?;

@@ -9,14 +9,13 @@
 //! file; the file is removed; the note is removed.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sealflow_engine::dispatcher::Graphs;
 use sealflow_engine::id::RunId;
-use sealflow_engine::journal::{Journal, JournalError};
+use sealflow_engine::journal::JournalError;
 use sealflow_engine::rows::run_row;
 use sealflow_engine::run::RunState;
-use sealflow_engine::workflow::Graph;
 use sealflow_engine::{crash, durable};
 use sha2::{Digest, Sha256};
 use surrealdb::types::{Object, Value};
@@ -97,12 +96,11 @@ impl SurrealJournal {
             let (run, parent) = (run.clone(), parent.clone());
             return Err(ArchiveError::Serves { run, parent });
         }
-        let stored = self.graph(&row.graph).await?;
-        let stored = stored.ok_or_else(|| damaged(format!("graph {} is not stored", row.graph)))?;
-        let graph = Arc::new(Graph::new(stored.data).map_err(damaged)?);
         let all = sealflow_engine::dispatcher::all_entries(self, run).await;
         let entries = all.map_err(|error| damaged(error.to_string()))?;
-        let state = RunState::fold(run, &graph, &entries).map_err(|error| damaged(error.to_string()))?;
+        let graphs = Graphs::default().of(self, &entries).await;
+        let graphs = graphs.map_err(|error| damaged(error.to_string()))?;
+        let state = RunState::fold(run, &graphs, &entries).map_err(|error| damaged(error.to_string()))?;
         let folded = step_rows(&state);
         let stored = self.read_steps(run).await?;
         let agree = stored.iter().all(|step| folded.get(step.ix.get()) == Some(step));

@@ -124,8 +124,8 @@ impl Journal for ArchivedRun {
     }
 
     fn graph<'a>(&'a self, hash: &'a str) -> JournalFuture<'a, Option<StoredGraph>> {
-        let is = self.archive.row.graph == hash;
-        ready(Ok(is.then(|| (*self.archive.graph).clone())))
+        let found = self.archive.graphs.get(hash);
+        ready(Ok(found.map(|graph| (**graph).clone())))
     }
 
     fn artifacts<'a>(&'a self, _: &'a Subject) -> JournalFuture<'a, Vec<ArtifactRow>> {

@@ -1,7 +1,6 @@
 //! Folding one run from its entries, and comparing each version of its rows on the way.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use sealflow_engine::core::accepted_artifacts;
 use sealflow_engine::event::{Entry, Event};
@@ -9,7 +8,6 @@ use sealflow_engine::id::{RunId, StepName};
 use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::rows::{StepRow, step_row};
 use sealflow_engine::run::RunState;
-use sealflow_engine::workflow::Graph;
 
 use super::super::lines::payloads_of;
 use super::super::read::{EntryRecord, PAGE};
@@ -28,11 +26,7 @@ struct Folding {
 
 impl Checker<'_> {
     /// Folds the entries of a run. Nothing, and a problem, when that is not possible.
-    pub(super) async fn fold(
-        &mut self,
-        run: &RunId,
-        graph: &Arc<Graph>,
-    ) -> Result<Option<RunState>, JournalError> {
+    pub(super) async fn fold(&mut self, run: &RunId) -> Result<Option<RunState>, JournalError> {
         let mut folding = Folding {
             state: None,
             visits: HashMap::new(),
@@ -46,8 +40,9 @@ impl Checker<'_> {
             let full = page.len() == PAGE;
             for record in page {
                 self.report.checked.entries += 1;
-                match self.entry(run, graph, &mut folding, &record).await {
-                    Ok(seq) => from = seq + 1,
+                match self.entry(run, &mut folding, &record).await {
+                    Ok(Some(seq)) => from = seq + 1,
+                    Ok(None) => return Ok(None),
                     Err(JournalError::Corrupt(what)) => {
                         self.problem(
                             "entries are numbered without gaps and can have happened",
@@ -76,22 +71,32 @@ impl Checker<'_> {
     async fn entry(
         &mut self,
         run: &RunId,
-        graph: &Arc<Graph>,
         folding: &mut Folding,
         record: &EntryRecord,
-    ) -> Result<u64, JournalError> {
+    ) -> Result<Option<u64>, JournalError> {
         let entry: Entry = decode(format_args!("an entry of {run}"), &record.entry)?;
         let illegal = |error: sealflow_engine::run::Illegal| JournalError::Corrupt(error.to_string());
-        match &mut folding.state {
-            Some(state) => state.apply(&entry).map_err(illegal)?,
-            None => {
-                folding.state = Some(RunState::start(run.clone(), graph.clone(), &entry).map_err(illegal)?)
+        let mut graphs = Vec::new();
+        for hash in entry.graphs() {
+            match self.graph(run, hash).await? {
+                Some(graph) => graphs.push(graph),
+                None => return Ok(None),
             }
+        }
+        match &mut folding.state {
+            Some(state) => {
+                graphs.into_iter().for_each(|graph| state.provide(graph));
+                state.apply(&entry).map_err(illegal)?;
+            }
+            None => folding.state = Some(RunState::begin(run, &graphs, &entry).map_err(illegal)?),
         }
         self.events(run, folding, &entry).await?;
         let Some(state) = &mut folding.state else {
-            return Ok(entry.seq);
+            return Ok(Some(entry.seq));
         };
+        if entry.renumbers() {
+            folding.changed.clear();
+        }
         for artifact in accepted_artifacts(state, &entry) {
             self.artifacts
                 .insert((artifact.subject.clone(), artifact.kind.clone()), artifact);
@@ -100,7 +105,7 @@ impl Checker<'_> {
             folding.changed.insert(ix.0, step_row(state, ix));
         }
         let Some(changes) = &record.changes else {
-            return Ok(entry.seq);
+            return Ok(Some(entry.seq));
         };
         let changes: Changes = decode(format_args!("the rows of entry {} of {run}", entry.seq), changes)?;
         let discarding: Vec<_> = state.discarding.values().cloned().collect();
@@ -124,7 +129,7 @@ impl Checker<'_> {
         }
         folding.stored.clear();
         folding.changed.clear();
-        Ok(entry.seq)
+        Ok(Some(entry.seq))
     }
 
     async fn events(

@@ -29,7 +29,10 @@ fn one() -> Value {
 /// A core that took the run up from its entries, and what it asks for first.
 fn restarted(run: &RunId, graph: &Arc<Graph>, entries: &[Entry], now: Now) -> (Core, Vec<Effect>) {
     let mut second = core(vec![place("main", 1, 10)]);
-    second.restore(RunState::fold(run, graph, entries).unwrap(), now);
+    second.restore(
+        RunState::fold(run, std::slice::from_ref(graph), entries).unwrap(),
+        now,
+    );
     let asked = second.settle(now);
     assert!(asked.iter().all(|transition| transition.append.is_none()));
     let effects = asked.into_iter().flat_map(|transition| transition.effects);
@@ -219,8 +222,8 @@ fn a_run_goes_on_with_its_own_graph_only() {
         "needs = [\"list\"]",
         "needs = [\"list\"]\ntimeout = { run = \"1h\" }",
     ));
-    RunState::fold(&flow.run, &flow.graph, &flow.entries).unwrap();
-    let illegal = RunState::fold(&flow.run, &edited.graph, &flow.entries).unwrap_err();
+    RunState::fold(&flow.run, std::slice::from_ref(&flow.graph), &flow.entries).unwrap();
+    let illegal = RunState::fold(&flow.run, std::slice::from_ref(&edited.graph), &flow.entries).unwrap_err();
     assert!(illegal.what.contains("pinned"), "{illegal}");
 }
 

@@ -87,6 +87,16 @@ pub trait ArtifactStore: Send + Sync + 'static {
     /// A key that is not a key.
     fn local_path(&self, key: &str) -> Result<Option<PathBuf>, StoreError>;
 
+    /// Where the unfinished copy for a key is, if the store has such paths. What a program puts there counts for
+    /// [`ArtifactStore::put`] as far as it is the same as the source, byte by byte.
+    ///
+    /// # Errors
+    /// A key that is not a key.
+    fn staging(&self, key: &str) -> Result<Option<PathBuf>, StoreError> {
+        let _ = key;
+        Ok(None)
+    }
+
     /// Copies a file or folder into the store: under a temporary name, checksummed, made durable,
     /// then renamed. A copy that was broken off goes on where it stopped. Doing it again with the
     /// same content changes nothing.

@@ -31,4 +31,5 @@ pub mod stage;
 pub mod testing;
 pub mod timeline;
 pub mod trigger;
+pub mod wire;
 pub mod workflow;

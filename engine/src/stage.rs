@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::id::{AttemptKey, StageName, Subject};
 use crate::resource::Need;
 use crate::schema::{Field, ParamType, fields_of};
+use crate::wire::{DynWire, WireStage};
 
 /// A kind of work. A stage computes, asks, reports progress and returns; it never retries, sleeps or
 /// schedules. It may be run again from the top at any time, in a new attempt folder.
@@ -36,7 +37,7 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether an attempt that is stopped loses little, so that work with a deadline may take its place.
     const PREEMPTIBLE: bool = false;
     /// What it takes.
-    type Input: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
+    type Input: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static;
     /// What it gives.
     type Output: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
 
@@ -401,9 +402,20 @@ pub trait DynStage: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>>;
 }
 
-fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
+/// The input of a stage.
+pub(crate) fn decode<S: Stage>(input: Value) -> Result<S::Input, Failure> {
     serde_json::from_value(input)
         .map_err(|error| Failure::permanent("bad_input", format!("input of `{}`: {error}", S::NAME)))
+}
+
+/// The outcome of a stage as a value.
+pub(crate) fn encode<S: Stage>(outcome: Outcome<S::Output>) -> DynResult {
+    match outcome {
+        Outcome::Park(wake) => Ok(Outcome::Park(wake)),
+        Outcome::Done(output) => serde_json::to_value(output)
+            .map(Outcome::Done)
+            .map_err(|error| Failure::permanent("bad_output", format!("output of `{}`: {error}", S::NAME))),
+    }
 }
 
 impl<S: Stage> DynStage for S {
@@ -422,12 +434,7 @@ impl<S: Stage> DynStage for S {
     ) -> Pin<Box<dyn Future<Output = DynResult> + Send + 'a>> {
         Box::pin(async move {
             let input = decode::<S>(input)?;
-            match Stage::run(self, cx, input).await? {
-                Outcome::Park(wake) => Ok(Outcome::Park(wake)),
-                Outcome::Done(output) => serde_json::to_value(output).map(Outcome::Done).map_err(|error| {
-                    Failure::permanent("bad_output", format!("output of `{}`: {error}", S::NAME))
-                }),
-            }
+            encode::<S>(Stage::run(self, cx, input).await?)
         })
     }
 }
@@ -473,6 +480,8 @@ pub struct StageRegistry {
     stages: BTreeMap<StageName, (StageInfo, Arc<dyn DynStage>)>,
     /// Stages that can do the work of many runs at once.
     many: BTreeMap<StageName, Arc<dyn DynStage>>,
+    /// Stages whose computing other processes can do.
+    wire: BTreeMap<StageName, Arc<dyn DynWire>>,
     types: BTreeMap<String, ParamType>,
 }
 
@@ -496,6 +505,18 @@ impl StageRegistry {
         let stage = Arc::new(stage);
         let name = self.add::<S>(stage.clone(), true);
         self.many.insert(name, Arc::new(Many(stage)));
+        self
+    }
+
+    /// Adds a stage whose computing other processes can do.
+    ///
+    /// # Panics
+    /// As [`StageRegistry::with`].
+    #[must_use]
+    pub fn with_wire<S: WireStage>(mut self, stage: S) -> Self {
+        let stage = Arc::new(stage);
+        let name = self.add::<S>(stage.clone(), false);
+        self.wire.insert(name, stage);
         self
     }
 
@@ -566,6 +587,19 @@ impl StageRegistry {
         } else {
             self.stage(name)
         }
+    }
+
+    /// The wire form of a stage, if it has one.
+    pub fn wire(&self, name: &str) -> Option<&Arc<dyn DynWire>> {
+        self.wire
+            .iter()
+            .find(|(key, _)| key.as_str() == name)
+            .map(|(_, wire)| wire)
+    }
+
+    /// The stages that have a wire form, by name.
+    pub fn wired(&self) -> impl Iterator<Item = &StageName> + Clone {
+        self.wire.keys()
     }
 
     /// All stages, by name.

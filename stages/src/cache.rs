@@ -17,11 +17,14 @@ pub(crate) const LAYERS: &str = "sealflow-layers.json";
 /// What PC2 makes.
 const PC2_FILES: [&str; 4] = ["sc-02-data-tree-c", "sc-02-data-tree-r-last", "p_aux", "t_aux"];
 
+/// Held by the attempt that works in the directory.
+const LOCK: &str = "lock";
+
 /// The vanilla proofs that the synthetic feature makes.
 const SYNTHETIC: &str = "syn-porep-vanilla-proofs";
 
 /// The cache directory, locked for one attempt.
-pub(crate) struct CacheDir {
+pub struct CacheDir {
     path: PathBuf,
     _lock: File,
 }
@@ -42,7 +45,7 @@ impl CacheDir {
         lock_file: fn(&File) -> Result<(), fs::TryLockError>,
     ) -> Result<Self, Failure> {
         let path = cx.cache_dir()?;
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let failure = |error: &std::io::Error| Failure::io("lock", &lock_path, error);
         let lock = File::create(&lock_path).map_err(|error| failure(&error))?;
         match lock_file(&lock) {
@@ -91,6 +94,25 @@ impl CacheDir {
     /// Removes what the synthetic feature makes.
     pub(crate) fn remove_synthetic(&self) -> Result<(), Failure> {
         self.remove(&[SYNTHETIC])
+    }
+
+    /// Whether the synthetic feature made what it makes.
+    pub(crate) fn has_synthetic(&self) -> bool {
+        self.path.join(SYNTHETIC).is_file()
+    }
+
+    /// Removes all but tree D and the lock, for a program that wants an empty directory.
+    pub(crate) fn remove_all_but_tree_d(&self) -> Result<(), Failure> {
+        let failure = |error: &std::io::Error| Failure::io("clean", &self.path, error);
+        for entry in fs::read_dir(&self.path).map_err(|error| failure(&error))? {
+            let entry = entry.map_err(|error| failure(&error))?;
+            let name = entry.file_name();
+            if name != TREE_D && name != LOCK {
+                durable::remove(&entry.path())
+                    .map_err(|error| Failure::io("remove", &entry.path(), &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes layers and what is said about them.

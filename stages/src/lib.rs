@@ -3,6 +3,8 @@
 
 mod beacon;
 mod cache;
+#[cfg(test)]
+mod golden;
 mod handover;
 pub mod params;
 mod piece;
@@ -45,35 +47,35 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with_type::<String>()
         .with_type::<u64>()
         .with_type::<bool>()
-        .with(seal::add_pieces::AddPieces)
-        .with(seal::tree_d::TreeD)
+        .with_wire(seal::add_pieces::AddPieces)
+        .with_wire(seal::tree_d::TreeD)
         .with(seal::ticket::Ticket)
-        .with(seal::pc1::Pc1)
-        .with(seal::pc2::Pc2)
-        .with(seal::synth_proof::SynthProof)
+        .with_wire(seal::pc1::Pc1)
+        .with_wire(seal::pc2::Pc2)
+        .with_wire(seal::synth_proof::SynthProof)
         .with(seal::seed::Seed)
-        .with(seal::c1::C1)
+        .with_wire(seal::c1::C1)
         .with(seal::proof_parameters::ProofParameters {
             params: params.clone(),
         })
-        .with(seal::c2::C2 {
+        .with_wire(seal::c2::C2 {
             params: params.clone(),
         })
         .with_batch(seal::verify_seal::VerifySeal)
-        .with(seal::transfer::Transfer)
+        .with_wire(seal::transfer::Transfer)
         .with(seal::persist::Persist)
         .with(seal::finalize::Finalize)
-        .with(unseal::Unseal)
+        .with_wire(unseal::Unseal)
         .with(snap::sector_key::SectorKey)
-        .with(snap::snap_encode::SnapEncode)
-        .with(snap::snap_partition_proofs::SnapPartitionProofs)
-        .with(snap::snap_prove::SnapProve {
+        .with_wire(snap::snap_encode::SnapEncode)
+        .with_wire(snap::snap_partition_proofs::SnapPartitionProofs)
+        .with_wire(snap::snap_prove::SnapProve {
             params: params.clone(),
         })
         .with(snap::verify_snap::VerifySnap)
         .with(snap::persist_update::PersistUpdate)
         .with(post::post_challenge::PostChallenge)
-        .with(post::window_post::WindowPost {
+        .with_wire(post::window_post::WindowPost {
             params: params.clone(),
         })
         .with(post::window_post_vanilla::WindowPostVanilla)
@@ -81,7 +83,7 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
             params: params.clone(),
         })
         .with(post::winning_challenge::WinningChallenge)
-        .with(post::winning_post::WinningPost {
+        .with_wire(post::winning_post::WinningPost {
             params: params.clone(),
         })
         .with(post::verify_post::VerifyPost)

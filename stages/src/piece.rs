@@ -6,7 +6,7 @@ use std::time::Duration;
 use cid::Cid;
 use futures::StreamExt;
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE};
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::stage::StageContext;
@@ -211,6 +211,57 @@ impl Download<'_> {
         );
         Err(Failure::permanent("piece_too_large", text))
     }
+}
+
+/// Downloads a piece as programs that a Damocles worker drives do: without a token first; where that is answered
+/// with another address, that one with the token of `PIECE_FETCHER_TOKEN`. Blocks; needs a runtime.
+pub(crate) fn fetch_as_damocles(url: &str, to: &Path, limit: u64) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Handle::try_current()
+        .map_err(|error| Failure::permanent("bad_url", format!("{url}: {error}")))?;
+    runtime.block_on(fetch_redirected(url, to, limit))
+}
+
+async fn fetch_redirected(url: &str, to: &Path, limit: u64) -> Result<(), Failure> {
+    let http = |error: reqwest::Error| Failure::transient("http_failed", format!("{url}: {}", chain(&error)));
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(60))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(http)?;
+    let mut response = client.get(url).send().await.map_err(http)?;
+    if response.status().is_redirection() {
+        let place = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok());
+        let place = place.and_then(|place| response.url().join(place).ok());
+        let place = place.ok_or_else(|| refused(url, response.status()))?;
+        let mut request = client.get(place).header("X-VENUS-API-NAMESPACE", "v1.IMarket");
+        if let Ok(token) = std::env::var("PIECE_FETCHER_TOKEN") {
+            request = request.bearer_auth(token);
+        }
+        response = request.send().await.map_err(http)?;
+    }
+    if !response.status().is_success() {
+        return Err(refused(url, response.status()));
+    }
+    let failure = |error: &std::io::Error| Failure::io("write", to, error);
+    let mut file = tokio::fs::File::create(to)
+        .await
+        .map_err(|error| failure(&error))?;
+    let mut stream = response.bytes_stream();
+    let mut done = 0;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(http)?;
+        done += chunk.len() as u64;
+        if done > limit {
+            let text = format!("{url} has more than the {limit} bytes of the piece");
+            return Err(Failure::permanent("piece_too_large", text));
+        }
+        file.write_all(&chunk).await.map_err(|error| failure(&error))?;
+    }
+    file.flush().await.map_err(|error| failure(&error))
 }
 
 /// Remembers what tells whether the content is still the same; without it a download starts afresh.

@@ -85,17 +85,20 @@ pub(crate) fn build(
 
 /// Whether a file has the length of a tree and ends with this root.
 pub(crate) fn ends_with_root(tree: &Path, sector_bytes: u64, root: &[u8; 32]) -> bool {
-    let read = || -> std::io::Result<bool> {
-        let mut file = File::open(tree)?;
-        if file.metadata()?.len() != tree_bytes(sector_bytes) {
-            return Ok(false);
-        }
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(-(NODE as i64)))?;
-        let mut last = [0; NODE];
-        file.read_exact(&mut last)?;
-        Ok(last == *root)
-    };
-    read().unwrap_or(false)
+    let whole = std::fs::metadata(tree).is_ok_and(|meta| meta.len() == tree_bytes(sector_bytes));
+    whole && self::root(tree).is_ok_and(|last| last == *root)
+}
+
+/// The last node of a tree file.
+///
+/// # Errors
+/// It is not there, or is shorter than a node.
+pub(crate) fn root(tree: &Path) -> std::io::Result<[u8; NODE]> {
+    let mut file = File::open(tree)?;
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::End(-(NODE as i64)))?;
+    let mut last = [0; NODE];
+    file.read_exact(&mut last)?;
+    Ok(last)
 }
 
 #[cfg(test)]

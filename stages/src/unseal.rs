@@ -14,21 +14,25 @@
 //! - `output_exists` (permanent): a file that is not this one's earlier result is in the way.
 //! - `artifact_missing`, `artifact_damaged` (permanent): the sector's files are not whole.
 //! - `no_space` (transient): free space; it is tried again.
+//! - `bad_answer` (transient): another program gave too little; tried again. What it gave is not compared with
+//!   the piece's commitment.
 //! - `proofs_library` (transient): the library failed; tried again.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use filecoin_proofs_api::seal::get_unsealed_range;
-use filecoin_proofs_api::{UnpaddedByteIndex, UnpaddedBytesAmount};
+use filecoin_proofs_api::{ProverId, RegisteredSealProof, SectorId, UnpaddedByteIndex, UnpaddedBytesAmount};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -76,6 +80,7 @@ pub struct Output {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Unseal;
 
 impl Stage for Unseal {
@@ -108,21 +113,128 @@ impl Stage for Unseal {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let source = Source::open(cx, &input)?;
-        let work = cx.attempt_dir()?;
-        let cx2 = cx.clone();
-        cx.blocking(move || {
-            let result = unseal(&cx2, &source, &work, &input);
-            durable::remove(&work).map_err(|error| Failure::io("remove", &work, &error))?;
-            // The run's and the sector's folders go too, if nothing else is in them.
-            for folder in work.ancestors().skip(1).take(2) {
-                if std::fs::remove_dir(folder).is_err() {
-                    break;
-                }
+        wire::in_process(self, cx, input).await
+    }
+}
+
+/// The task as `vc-processors` has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The seal proof type.
+    pub registered_proof: RegisteredSealProof,
+    /// The miner, as the proofs library names it.
+    pub prover_id: ProverId,
+    /// The sector.
+    pub sector_id: SectorId,
+    /// The commitment to the data.
+    pub comm_d: [u8; 32],
+    /// The randomness that the replica is bound to.
+    pub ticket: [u8; 32],
+    /// A folder for layers.
+    pub cache_dir: PathBuf,
+    /// The replica.
+    pub sealed_file: PathBuf,
+    /// The file that gets the data.
+    pub unsealed_output: PathBuf,
+    /// The first byte, without padding.
+    pub offset: u64,
+    /// How many bytes, without padding.
+    pub num_bytes: u64,
+}
+
+/// What is kept until the data is there.
+pub struct Held {
+    work: Work,
+    range: Wanted,
+}
+
+/// The attempt's own folder. It goes when the attempt ends, however that is.
+struct Work(PathBuf);
+
+impl Work {
+    fn groups(&self) -> PathBuf {
+        self.0.join("groups")
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a working folder stays");
+        }
+        // The run's and the sector's folders go too, if nothing else is in them.
+        for folder in self.0.ancestors().skip(1).take(2) {
+            if std::fs::remove_dir(folder).is_err() {
+                break;
             }
-            result.map(Outcome::Done)
+        }
+    }
+}
+
+impl WireStage for Unseal {
+    const DIALECT: Dialect = Dialect::Damocles;
+    type Task = Task;
+    /// Bytes written, without padding.
+    type Answer = u64;
+    type Held = Held;
+
+    async fn prepare(&self, cx: &StageContext, input: &Arc<Input>, _: Place) -> Result<Next<Self>, Failure> {
+        let source = Source::open(cx, input)?;
+        let work = Work(cx.attempt_dir()?);
+        let (cx2, input) = (cx.clone(), input.clone());
+        cx.blocking(move || {
+            let range = wanted(&source, &input)?;
+            if let Some((update, of)) = &source.update {
+                progress::phase(&cx2, "taking the data off the update");
+                decode(update, &source.sealed, of, range.groups.clone(), &work.groups())?;
+                return publish(&work, &range, &input).map(|output| Next::End(Outcome::Done(output)));
+            }
+            progress::phase(&cx2, "computing the layers again");
+            let info = &source.info;
+            let task = Task {
+                registered_proof: info.proof_type.0,
+                prover_id: proofs::prover_id(info.miner),
+                sector_id: proofs::sector_id(info.sector),
+                comm_d: info.comm_d.0,
+                ticket: info.ticket.0,
+                cache_dir: work.0.clone(),
+                sealed_file: source.sealed.clone(),
+                unsealed_output: work.groups(),
+                offset: range.groups.start,
+                num_bytes: range.groups.end - range.groups.start,
+            };
+            let held = Held { work, range };
+            Ok(Next::Compute { task, held })
         })
         .await
+    }
+
+    fn compute(&self, task: Task, _: &Reporter) -> Result<u64, Failure> {
+        let count = get_unsealed_range(
+            task.registered_proof,
+            task.cache_dir,
+            task.sealed_file,
+            task.unsealed_output,
+            task.prover_id,
+            task.sector_id,
+            task.comm_d,
+            task.ticket,
+            UnpaddedByteIndex(task.offset),
+            UnpaddedBytesAmount(task.num_bytes),
+        )
+        .map_err(|error| proofs::library_failure("unseal", &error))?;
+        Ok(u64::from(count))
+    }
+
+    fn finish(&self, _: &StageContext, input: &Input, held: Held, count: u64) -> Result<Next<Self>, Failure> {
+        let Held { work, range } = held;
+        let bytes = range.groups.end - range.groups.start;
+        let written = std::fs::metadata(work.groups()).map_or(0, |meta| meta.len());
+        if count != bytes || written != bytes {
+            let text = format!("{count} of {bytes} bytes were given, and {written} written");
+            return Err(Failure::transient("bad_answer", text));
+        }
+        publish(&work, &range, input).map(|output| Next::End(Outcome::Done(output)))
     }
 }
 
@@ -177,37 +289,19 @@ impl Source {
         }
         Ok(())
     }
-
-    /// Writes a range of the sector's data that begins and ends between groups of 127 bytes.
-    fn groups(&self, cx: &StageContext, work: &Path, range: Range<u64>, to: &Path) -> Result<(), Failure> {
-        if let Some((update, of)) = &self.update {
-            progress::phase(cx, "taking the data off the update");
-            return decode(update, &self.sealed, of, range, to);
-        }
-        progress::phase(cx, "computing the layers again");
-        let bytes = range.end - range.start;
-        let count = get_unsealed_range(
-            self.info.proof_type.0,
-            work.to_path_buf(),
-            self.sealed.clone(),
-            to.to_path_buf(),
-            proofs::prover_id(self.info.miner),
-            proofs::sector_id(self.info.sector),
-            self.info.comm_d.0,
-            self.info.ticket.0,
-            UnpaddedByteIndex(range.start),
-            UnpaddedBytesAmount(bytes),
-        )
-        .map_err(|error| proofs::library_failure("unseal", &error))?;
-        if u64::from(count) != bytes {
-            let text = format!("the library gave {} of {bytes} bytes", u64::from(count));
-            return Err(Failure::transient("proofs_library", text));
-        }
-        Ok(())
-    }
 }
 
-fn unseal(cx: &StageContext, source: &Source, work: &Path, input: &Input) -> Result<Output, Failure> {
+/// A range of the sector's data.
+struct Wanted {
+    target: PathBuf,
+    /// Without padding, and from the beginning of the sector.
+    start: u64,
+    bytes: u64,
+    /// The same, widened to whole groups of 127 bytes, which is what the library gives.
+    groups: Range<u64>,
+}
+
+fn wanted(source: &Source, input: &Input) -> Result<Wanted, Failure> {
     let at = usize::try_from(input.piece).unwrap_or(usize::MAX);
     let pieces = source.pieces();
     let piece = pieces.get(at).ok_or_else(|| {
@@ -240,29 +334,38 @@ fn unseal(cx: &StageContext, source: &Source, work: &Path, input: &Input) -> Res
         return Err(Failure::permanent("bad_path", text));
     }
     source.check_sizes()?;
-    // The library gives whole groups of 127 bytes.
     let start = piece.offset / 128 * 127 + input.offset;
     let first = start / 127 * 127;
     let last = (start + bytes).next_multiple_of(127);
-    let groups = work.join("groups");
-    source.groups(cx, work, first..last, &groups)?;
-    let partial = durable::temporary(&target);
+    Ok(Wanted {
+        target,
+        start,
+        bytes,
+        groups: first..last,
+    })
+}
+
+/// Cuts the range out of the groups, and gives it its name.
+fn publish(work: &Work, range: &Wanted, input: &Input) -> Result<Output, Failure> {
+    let (groups, target) = (work.groups(), &range.target);
+    let partial = durable::temporary(target);
     let failure = |error: io::Error| Failure::io("write", &partial, &error);
     let mut file = File::open(&groups).map_err(|error| Failure::io("open", &groups, &error))?;
-    file.seek(SeekFrom::Start(start - first)).map_err(failure)?;
+    let skipped = range.start - range.groups.start;
+    file.seek(SeekFrom::Start(skipped)).map_err(failure)?;
     let mut hasher = Hashing {
-        inner: file.take(bytes),
+        inner: file.take(range.bytes),
         hash: Sha256::new(),
     };
     let mut out = File::create(&partial).map_err(failure)?;
     io::copy(&mut hasher, &mut out).map_err(failure)?;
     drop(out);
     let unsealed_sha256 = hex::encode(hasher.hash.finalize());
-    refuse_to_overwrite(&target, bytes, &unsealed_sha256)?;
-    durable::publish(&partial, &target).map_err(|error| Failure::io("publish", &target, &error))?;
+    refuse_to_overwrite(target, range.bytes, &unsealed_sha256)?;
+    durable::publish(&partial, target).map_err(|error| Failure::io("publish", target, &error))?;
     Ok(Output {
         unsealed_file: input.output.clone(),
-        unsealed_bytes: bytes,
+        unsealed_bytes: range.bytes,
         unsealed_sha256,
     })
 }
@@ -295,5 +398,22 @@ impl<R: Read> Read for Hashing<R> {
         let count = self.inner.read(buffer)?;
         self.hash.update(&buffer[..count]);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_wire_form() {
+        let ints = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let mut prover = [0_u8; 32];
+        (prover[0], prover[1]) = (232, 7);
+        let task = format!(
+            r#"{{"registered_proof":"StackedDrg2KiBV1_1","prover_id":{},"sector_id":7,"comm_d":{},"ticket":{},"cache_dir":"/mnt/remote/store1/cache/s-t01000-7","sealed_file":"/mnt/remote/store1/sealed/s-t01000-7","unsealed_output":"/mnt/nvme1/store/data/unsealed/baga6ea4seaqexample","offset":0,"num_bytes":2032}}"#,
+            serde_json::to_string(&prover).unwrap(),
+            ints(21),
+            ints(1)
+        );
+        crate::golden::both_ways::<super::Unseal>(&task, "2032");
     }
 }

@@ -6,17 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use filecoin_proofs_api::post::{
     generate_fallback_sector_challenges, generate_single_vanilla_proof, generate_window_post_with_vanilla,
     generate_winning_post_with_vanilla,
 };
-use filecoin_proofs_api::{PrivateReplicaInfo, SectorId};
+use filecoin_proofs_api::{PrivateReplicaInfo, RegisteredPoStProof, SectorId};
 use rayon::prelude::*;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::stage::{Progress, StageContext};
+use sealflow_engine::wire::Reporter;
 use serde::{Deserialize, Serialize};
 
-use super::lookup;
+use super::{lookup, verify_post};
 use crate::params::{ParamKind, ParamSet, ParamsDir};
 use crate::seal::proof_parameters;
 use crate::types::{
@@ -42,48 +45,105 @@ pub(super) struct Vanilla {
     pub(super) faults: Vec<Fault>,
 }
 
-/// Where a replica is.
-struct Opened {
-    comm_r: CommR,
-    sealed: PathBuf,
-    cache: PathBuf,
+/// A task of `vc-processors` for proofs of spacetime.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The miner's number.
+    pub miner_id: u64,
+    /// The proof type.
+    pub proof_type: RegisteredPoStProof,
+    /// The sectors to prove.
+    pub replicas: Vec<TaskReplica>,
+    /// The randomness that chooses the challenges.
+    pub seed: [u8; 32],
+    /// Whether faulty sectors are left out of the proof. On the wire they are told instead, and there is no
+    /// proof: so programs have it there.
+    #[serde(skip)]
+    pub(super) leave_out: bool,
 }
+
+/// A replica of a task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TaskReplica {
+    /// The sector's number.
+    pub sector_id: u64,
+    /// The commitment to the replica.
+    pub comm_r: [u8; 32],
+    /// The last tree and the auxiliary files.
+    pub cache_dir: PathBuf,
+    /// The replica.
+    pub sealed_file: PathBuf,
+}
+
+/// Replicas whose files are there, by number.
+pub(super) type Good = BTreeMap<SectorNumber, TaskReplica>;
 
 /// Vanilla proofs with the challenges that they answer.
 type Made = BTreeMap<SectorNumber, (Vec<u64>, Vec<u8>)>;
 
 /// Why sectors cannot be proved.
-type Reasons = BTreeMap<SectorNumber, String>;
+pub(super) type Reasons = BTreeMap<SectorNumber, String>;
 
-/// Proves each sector by itself. One that is missing, damaged or another than it should be is a fault.
+/// The task for these replicas.
+pub(super) fn task(job: &Job<'_>, good: &Good, leave_out: bool) -> Task {
+    Task {
+        miner_id: job.miner.0,
+        proof_type: job.proof_type.0,
+        replicas: good.values().cloned().collect(),
+        seed: job.randomness.0,
+        leave_out,
+    }
+}
+
+/// Faults as outputs have them, by number.
+pub(super) fn faults(reasons: Reasons) -> Vec<Fault> {
+    let fault = |(sector, reason): (SectorNumber, String)| {
+        tracing::warn!(sector = sector.0, reason, "a sector cannot be proved");
+        Fault { sector, reason }
+    };
+    reasons.into_iter().map(fault).collect()
+}
+
+/// Looks at each sector's files and proves it by itself. One that is missing, damaged or another than it should
+/// be is a fault.
 pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failure> {
-    check_count(job)?;
-    let (mut good, mut faults) = look(cx, job)?;
-    let mut made = Made::new();
+    let (good, mut reasons) = look(cx, job)?;
+    let (proved, late) = prove_all(&task(job, &good, true), &Reporter::of(cx))?;
+    reasons.extend(late);
+    Ok(Vanilla {
+        proved,
+        faults: faults(reasons),
+    })
+}
+
+/// Sectors with their vanilla proofs, in hexadecimal, by number.
+type Proved = Vec<(ProvedSector, String)>;
+
+/// Proves each sector of a task by itself. If faults are not left out, nothing is proved when there is one.
+pub(super) fn prove_all(task: &Task, reporter: &Reporter) -> Result<(Proved, Reasons), Failure> {
+    let number = |replica: &TaskReplica| (SectorNumber(replica.sector_id), replica.clone());
+    let mut good: Good = task.replicas.iter().map(number).collect();
+    let (mut made, mut reasons) = (Made::new(), Reasons::new());
     while !good.is_empty() {
-        let challenges = challenges(job, good.keys())?;
+        let challenges = challenges(task, good.keys())?;
         // Before V1_2 what a sector must show depends on its place among the good ones, so that a fault found
         // late changes the others' challenges.
         made.retain(|sector, (asked, _)| challenges.get(sector) == Some(asked));
-        let late = prove_missing(cx, job, &good, &challenges, &mut made)?;
+        let late = prove_missing(task, reporter, &good, &challenges, &mut made)?;
         if late.is_empty() {
             break;
         }
         good.retain(|sector, _| !late.contains_key(sector));
-        faults.extend(late);
+        reasons.extend(late);
+        if !task.leave_out {
+            return Ok((Vec::new(), reasons));
+        }
     }
     let proved = made.into_iter().filter_map(|(sector, (_, proof))| {
-        let comm_r = good.get(&sector)?.comm_r;
+        let comm_r = CommR(good.get(&sector)?.comm_r);
         Some((ProvedSector { sector, comm_r }, hex::encode(proof)))
     });
-    let faults = faults.into_iter().map(|(sector, reason)| {
-        tracing::warn!(sector = sector.0, reason, "a sector cannot be proved");
-        Fault { sector, reason }
-    });
-    Ok(Vanilla {
-        proved: proved.collect(),
-        faults: faults.collect(),
-    })
+    Ok((proved.collect(), reasons))
 }
 
 fn check_count(job: &Job<'_>) -> Result<(), Failure> {
@@ -103,15 +163,17 @@ fn check_count(job: &Job<'_>) -> Result<(), Failure> {
 }
 
 /// Looks at the files of every replica. A store that is not configured is no fault of the sector.
-fn look(cx: &StageContext, job: &Job<'_>) -> Result<(BTreeMap<SectorNumber, Opened>, Reasons), Failure> {
+pub(super) fn look(cx: &StageContext, job: &Job<'_>) -> Result<(Good, Reasons), Failure> {
+    check_count(job)?;
     let bytes = job.proof_type.sector_bytes();
     let one = |replica: &Replica| {
-        let opened = Opened {
-            comm_r: replica.comm_r,
-            sealed: lookup::local_path(&cx.stores, &replica.sealed)?,
-            cache: lookup::local_path(&cx.stores, &replica.cache)?,
+        let opened = TaskReplica {
+            sector_id: replica.sector.0,
+            comm_r: replica.comm_r.0,
+            sealed_file: lookup::local_path(&cx.stores, &replica.sealed)?,
+            cache_dir: lookup::local_path(&cx.stores, &replica.cache)?,
         };
-        let wrong = replica::wrong(&opened.sealed, &opened.cache, replica.comm_r, bytes);
+        let wrong = replica::wrong(&opened.sealed_file, &opened.cache_dir, replica.comm_r, bytes);
         Ok((replica.sector, opened, wrong))
     };
     let looked: Vec<_> = job
@@ -120,7 +182,7 @@ fn look(cx: &StageContext, job: &Job<'_>) -> Result<(BTreeMap<SectorNumber, Open
         .par_iter()
         .map(one)
         .collect::<Result<_, Failure>>()?;
-    let (mut good, mut faults) = (BTreeMap::new(), Reasons::new());
+    let (mut good, mut faults) = (Good::new(), Reasons::new());
     for (sector, opened, wrong) in looked {
         match wrong {
             None => drop(good.insert(sector, opened)),
@@ -132,23 +194,22 @@ fn look(cx: &StageContext, job: &Job<'_>) -> Result<(BTreeMap<SectorNumber, Open
 
 /// What each sector must show.
 fn challenges<'a>(
-    job: &Job<'_>,
+    task: &Task,
     sectors: impl Iterator<Item = &'a SectorNumber>,
 ) -> Result<BTreeMap<SectorNumber, Vec<u64>>, Failure> {
     let sectors: Vec<SectorId> = sectors.map(|sector| proofs::sector_id(*sector)).collect();
-    let prover = proofs::prover_id(job.miner);
-    let challenges =
-        generate_fallback_sector_challenges(job.proof_type.0, &job.randomness.0, &sectors, prover)
-            .map_err(|error| proofs::library_failure("challenges", &error))?;
+    let prover = proofs::prover_id(ActorId(task.miner_id));
+    let challenges = generate_fallback_sector_challenges(task.proof_type, &task.seed, &sectors, prover)
+        .map_err(|error| proofs::library_failure("challenges", &error))?;
     let number = |(sector, asked)| (SectorNumber(u64::from(sector)), asked);
     Ok(challenges.into_iter().map(number).collect())
 }
 
 /// Proves the sectors that have no proof yet, and gives those for which it failed.
 fn prove_missing(
-    cx: &StageContext,
-    job: &Job<'_>,
-    good: &BTreeMap<SectorNumber, Opened>,
+    task: &Task,
+    reporter: &Reporter,
+    good: &Good,
     challenges: &BTreeMap<SectorNumber, Vec<u64>>,
     made: &mut Made,
 ) -> Result<Reasons, Failure> {
@@ -156,13 +217,13 @@ fn prove_missing(
     let done = AtomicU64::new(made.len() as u64);
     let missing = good.par_iter().filter(|(sector, _)| !made.contains_key(*sector));
     let proved: Vec<_> = missing
-        .map(|(sector, opened)| {
-            if cx.cancel.is_cancelled() {
+        .map(|(sector, replica)| {
+            if reporter.is_cancelled() {
                 return Err(Failure::transient("cancelled", "asked to stop"));
             }
             let asked = challenges.get(sector).cloned().unwrap_or_default();
-            let proof = prove_one(job, *sector, opened, &asked);
-            tell(cx, done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            let proof = prove_one(task, *sector, replica, &asked);
+            tell(reporter, done.fetch_add(1, Ordering::Relaxed) + 1, total);
             Ok((*sector, asked, proof))
         })
         .collect::<Result<_, _>>()?;
@@ -177,26 +238,31 @@ fn prove_missing(
 }
 
 /// The vanilla proof of one sector, or why there is none. The library panics on some damaged files.
-fn prove_one(job: &Job<'_>, sector: SectorNumber, opened: &Opened, asked: &[u64]) -> Result<Vec<u8>, String> {
+fn prove_one(
+    task: &Task,
+    sector: SectorNumber,
+    replica: &TaskReplica,
+    asked: &[u64],
+) -> Result<Vec<u8>, String> {
     let info = PrivateReplicaInfo::new(
-        job.proof_type.0,
-        opened.comm_r.0,
-        opened.cache.clone(),
-        opened.sealed.clone(),
+        task.proof_type,
+        replica.comm_r,
+        replica.cache_dir.clone(),
+        replica.sealed_file.clone(),
     );
-    let prove = || generate_single_vanilla_proof(job.proof_type.0, proofs::sector_id(sector), &info, asked);
+    let prove = || generate_single_vanilla_proof(task.proof_type, proofs::sector_id(sector), &info, asked);
+    let file = replica.sealed_file.display();
     match catch_unwind(AssertUnwindSafe(prove)) {
         Ok(Ok(proof)) => Ok(proof),
-        Ok(Err(error)) => Err(format!("{}: {}", opened.sealed.display(), error.root_cause())),
+        Ok(Err(error)) => Err(format!("{file}: {}", error.root_cause())),
         Err(_) => Err(format!(
-            "{} or its tree is damaged: the proofs library panicked",
-            opened.sealed.display()
+            "{file} or its tree is damaged: the proofs library panicked"
         )),
     }
 }
 
-fn tell(cx: &StageContext, done: u64, total: u64) {
-    cx.progress(Progress {
+fn tell(reporter: &Reporter, done: u64, total: u64) {
+    reporter.progress(Progress {
         phase: "vanilla proofs".to_owned(),
         done: Some(done),
         total: Some(total),
@@ -213,15 +279,28 @@ pub(super) fn snark(
     partition: u64,
     vanilla: Vanilla,
 ) -> Result<Post, Failure> {
-    let mut proved = Vec::new();
-    let mut proofs = Vec::new();
-    for (sector, proof) in vanilla.proved {
-        proved.push(sector);
-        proofs.push(
-            hex::decode(proof)
-                .map_err(|_| Failure::permanent("bad_input", "a vanilla proof is not hexadecimal"))?,
-        );
-    }
+    let proved = vanilla.proved.iter().map(|(sector, _)| *sector).collect();
+    let proofs = groth(miner, randomness, proof_type, vanilla.proved)?;
+    Ok(Post {
+        partition,
+        proof: hex::encode(proofs.concat()),
+        proved,
+        faults: vanilla.faults,
+    })
+}
+
+/// The proofs over vanilla proofs. There is none if there are no vanilla proofs.
+pub(super) fn groth(
+    miner: ActorId,
+    randomness: PostRandomness,
+    proof_type: PostProof,
+    vanilla: Proved,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    let proofs: Vec<Vec<u8>> = vanilla
+        .iter()
+        .map(|(_, proof)| hex::decode(proof))
+        .collect::<Result<_, _>>()
+        .map_err(|_| Failure::permanent("bad_input", "a vanilla proof is not hexadecimal"))?;
     let prover = proofs::prover_id(miner);
     let made = if proofs.is_empty() {
         Ok(Vec::new())
@@ -231,13 +310,57 @@ pub(super) fn snark(
         generate_window_post_with_vanilla(proof_type.0, &randomness.0, prover, &proofs)
     };
     let made = made.map_err(|error| proofs::library_failure("proof of spacetime", &error))?;
-    let proof: Vec<u8> = made.into_iter().flat_map(|(_, proof)| proof).collect();
-    Ok(Post {
-        partition,
-        proof: hex::encode(proof),
-        proved,
-        faults: vanilla.faults,
-    })
+    Ok(made.into_iter().map(|(_, proof)| proof).collect())
+}
+
+/// The proof of a task over vanilla proofs, as the wire has it: in standard base64 with padding.
+pub(super) fn groth_of(task: &Task, proved: Proved) -> Result<Vec<String>, Failure> {
+    let (miner, seed) = (ActorId(task.miner_id), PostRandomness(task.seed));
+    let proofs = groth(miner, seed, PostProof(task.proof_type), proved)?;
+    Ok(proofs
+        .into_iter()
+        .map(|proof| BASE64_STANDARD.encode(proof))
+        .collect())
+}
+
+/// The proof that an answer gives over the good replicas. It is verified where the verifying key is here.
+pub(super) fn taken(
+    params: &ParamsDir,
+    job: &Job<'_>,
+    good: &Good,
+    reasons: Reasons,
+    proofs: &[String],
+) -> Result<Post, Failure> {
+    let decoded: Vec<Vec<u8>> = proofs
+        .iter()
+        .map(|proof| BASE64_STANDARD.decode(proof))
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::transient("bad_answer", format!("a proof is not base64: {error}")))?;
+    let proved = good.iter().map(|(sector, replica)| ProvedSector {
+        sector: *sector,
+        comm_r: CommR(replica.comm_r),
+    });
+    let post = Post {
+        partition: job.partition.partition,
+        proof: hex::encode(decoded.concat()),
+        proved: proved.collect(),
+        faults: faults(reasons),
+    };
+    if !post.proved.is_empty() && post.proof.is_empty() {
+        return Err(Failure::transient(
+            "bad_answer",
+            "there is neither a proof nor a fault",
+        ));
+    }
+    let keys = parameter_set(job.proof_type)?;
+    if !post.proved.is_empty() && proof_parameters::can_verify(params, keys) {
+        let verified = verify_post::verifies(job.proof_type, job.miner, job.randomness, &post);
+        if !matches!(verified, Ok(true)) {
+            let text = format!("the proof over {} sectors does not verify", post.proved.len());
+            return Err(Failure::transient("proof_rejected", text));
+        }
+    }
+    Ok(post)
 }
 
 /// Fails if the parameters of a proof type are not there.

@@ -80,7 +80,7 @@ impl Stage for VerifyPost {
                 if post.proved.is_empty() {
                     continue;
                 }
-                if !verify(&input, post)? {
+                if !verifies(input.post_proof_type, input.miner, input.randomness, post)? {
                     let text = format!(
                         "the proof of partition {} over {} sectors does not verify",
                         post.partition,
@@ -97,10 +97,15 @@ impl Stage for VerifyPost {
     }
 }
 
-fn verify(input: &Input, post: &Post) -> Result<bool, Failure> {
+/// Whether the proof is one of the sectors that it says it covers.
+pub(super) fn verifies(
+    proof_type: PostProof,
+    miner: ActorId,
+    randomness: PostRandomness,
+    post: &Post,
+) -> Result<bool, Failure> {
     let proof = hex::decode(&post.proof)
         .map_err(|_| Failure::permanent("bad_input", "the proof is not hexadecimal"))?;
-    let proof_type = input.post_proof_type;
     let replicas: BTreeMap<_, _> = post
         .proved
         .iter()
@@ -109,12 +114,12 @@ fn verify(input: &Input, post: &Post) -> Result<bool, Failure> {
             (proofs::sector_id(one.sector), replica)
         })
         .collect();
-    let prover = proofs::prover_id(input.miner);
+    let prover = proofs::prover_id(miner);
     let verified = if proof_type.is_winning() {
-        verify_winning_post(&input.randomness.0, &proof, &replicas, prover)
+        verify_winning_post(&randomness.0, &proof, &replicas, prover)
     } else {
         let proofs = [(proof_type.0, proof.as_slice())];
-        verify_window_post(&input.randomness.0, &proofs, &replicas, prover)
+        verify_window_post(&randomness.0, &proofs, &replicas, prover)
     };
     verified.map_err(|error| proofs::library_failure("verify the proof of spacetime", &error))
 }

@@ -14,18 +14,25 @@
 //! - `empty_partition`, `partition_too_large` (permanent): the partition cannot be proved as it is.
 //! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
 //!   read in place.
+//! - `bad_answer`, `proof_rejected` (transient): another program proved, and its answer makes no sense or does
+//!   not verify; tried again. It is verified here where the verifying key is in the parameter folder; where it is
+//!   not, the workflow's `verify_post` finds out.
 //! - `proofs_library` (transient): the library failed; tried again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Job};
+use super::prove::{self, Good, Job, Reasons, Task};
 use crate::params::ParamsDir;
-use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness};
+use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness, SectorNumber};
 use crate::{progress, proofs};
 
 /// What it takes.
@@ -49,6 +56,7 @@ pub struct Output {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct WindowPost {
     /// Where the parameters are.
     pub params: ParamsDir,
@@ -71,29 +79,141 @@ impl Stage for WindowPost {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let params = self.params.clone();
-        let cx2 = cx.clone();
+        wire::in_process(self, cx, input).await
+    }
+}
+
+/// The answer as `vc-processors` has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The proof, in base64; none if there are faults.
+    pub proofs: Vec<String>,
+    /// Sectors that cannot be proved.
+    pub faults: Vec<u64>,
+    /// Why not, of those that this process looked at.
+    #[serde(skip)]
+    pub reasons: BTreeMap<u64, String>,
+}
+
+/// What is kept until the proof is there.
+pub struct Held {
+    good: Good,
+    reasons: Reasons,
+    leave_out: bool,
+}
+
+fn job(input: &Input) -> Job<'_> {
+    Job {
+        miner: input.miner,
+        randomness: input.randomness,
+        proof_type: input.post_proof_type,
+        partition: &input.partition,
+    }
+}
+
+impl WireStage for WindowPost {
+    const DIALECT: Dialect = Dialect::Damocles;
+    type Task = Task;
+    type Answer = Answer;
+    type Held = Held;
+
+    async fn prepare(
+        &self,
+        cx: &StageContext,
+        input: &Arc<Input>,
+        place: Place,
+    ) -> Result<Next<Self>, Failure> {
+        if place == Place::Here {
+            prove::require_parameters(&self.params, input.post_proof_type)?;
+        }
+        let (stage, cx2, input) = (self.clone(), cx.clone(), input.clone());
         cx.blocking(move || {
-            prove::require_parameters(&params, input.post_proof_type)?;
-            let vanilla = prove::vanilla(
-                &cx2,
-                &Job {
-                    miner: input.miner,
-                    randomness: input.randomness,
-                    proof_type: input.post_proof_type,
-                    partition: &input.partition,
-                },
-            )?;
-            progress::phase(&cx2, "Groth16 proof");
-            let post = prove::snark(
-                input.miner,
-                input.randomness,
-                input.post_proof_type,
-                input.partition.partition,
-                vanilla,
-            )?;
-            Ok(Outcome::Done(Output { post }))
+            let (good, reasons) = prove::look(&cx2, &job(&input))?;
+            let held = Held {
+                good,
+                reasons,
+                leave_out: place == Place::Here,
+            };
+            stage.prove(&cx2, &input, held)
         })
         .await
+    }
+
+    fn compute(&self, task: Task, reporter: &Reporter) -> Result<Answer, Failure> {
+        prove::require_parameters(&self.params, PostProof(task.proof_type))?;
+        let (proved, reasons) = prove::prove_all(&task, reporter)?;
+        reporter.progress(progress::of_phase("Groth16 proof"));
+        let proofs = prove::groth_of(&task, proved)?;
+        for (sector, reason) in &reasons {
+            tracing::warn!(sector = sector.0, reason, "a sector cannot be proved");
+        }
+        Ok(Answer {
+            proofs,
+            faults: reasons.keys().map(|sector| sector.0).collect(),
+            reasons: reasons
+                .into_iter()
+                .map(|(sector, reason)| (sector.0, reason))
+                .collect(),
+        })
+    }
+
+    fn finish(
+        &self,
+        cx: &StageContext,
+        input: &Input,
+        mut held: Held,
+        answer: Answer,
+    ) -> Result<Next<Self>, Failure> {
+        for fault in &answer.faults {
+            let sector = SectorNumber(*fault);
+            if held.good.remove(&sector).is_none() {
+                let text = format!("sector {fault} is called faulty, but was not asked for");
+                return Err(Failure::transient("bad_answer", text));
+            }
+            let reason = answer.reasons.get(fault).cloned();
+            let reason = reason.unwrap_or_else(|| "the program that proves says so; see its log".to_owned());
+            held.reasons.insert(sector, reason);
+        }
+        if !answer.faults.is_empty() && answer.proofs.is_empty() {
+            // The others are proved without them.
+            return self.prove(cx, input, held);
+        }
+        let post = prove::taken(
+            &self.params,
+            &job(input),
+            &held.good,
+            held.reasons,
+            &answer.proofs,
+        )?;
+        Ok(Next::End(Outcome::Done(Output { post })))
+    }
+}
+
+impl WindowPost {
+    /// Has the good sectors proved, if there are any.
+    fn prove(&self, cx: &StageContext, input: &Input, held: Held) -> Result<Next<Self>, Failure> {
+        let job = job(input);
+        if held.good.is_empty() {
+            let post = prove::taken(&self.params, &job, &held.good, held.reasons, &[])?;
+            return Ok(Next::End(Outcome::Done(Output { post })));
+        }
+        progress::phase(cx, "vanilla proofs");
+        let task = prove::task(&job, &held.good, held.leave_out);
+        Ok(Next::Compute { task, held })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_wire_form() {
+        let ints = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let task = format!(
+            r#"{{"miner_id":1000,"proof_type":"StackedDrgWindow2KiBV1_2","replicas":[{{"sector_id":7,"comm_r":{},"cache_dir":"/mnt/remote/store1/cache/s-t01000-7","sealed_file":"/mnt/remote/store1/sealed/s-t01000-7"}}],"seed":{}}}"#,
+            ints(31),
+            ints(9)
+        );
+        crate::golden::both_ways::<super::WindowPost>(&task, r#"{"proofs":["AAECAwQF"],"faults":[]}"#);
+        crate::golden::both_ways::<super::WindowPost>(&task, r#"{"proofs":[],"faults":[7]}"#);
     }
 }

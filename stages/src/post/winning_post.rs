@@ -14,16 +14,22 @@
 //! - `empty_partition`, `partition_too_large` (permanent): not one sector is to be proved.
 //! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
 //!   read in place.
+//! - `bad_answer`, `proof_rejected` (transient): another program proved, and its answer makes no sense or does
+//!   not verify; tried again. It is verified here where the verifying key is in the parameter folder; where it is
+//!   not, the workflow's `verify_post` finds out.
 //! - `proofs_library` (transient): the library failed; tried again.
+
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
+use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Job};
+use super::prove::{self, Good, Job, Reasons, Task};
 use crate::params::ParamsDir;
 use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness};
 use crate::{progress, proofs};
@@ -49,6 +55,7 @@ pub struct Output {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct WinningPost {
     /// Where the parameters are.
     pub params: ParamsDir,
@@ -71,33 +78,90 @@ impl Stage for WinningPost {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let params = self.params.clone();
-        let cx2 = cx.clone();
+        wire::in_process(self, cx, input).await
+    }
+}
+
+/// The answer as `vc-processors` has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The proof, in base64.
+    pub proofs: Vec<String>,
+}
+
+fn job(input: &Input) -> Job<'_> {
+    Job {
+        miner: input.miner,
+        randomness: input.randomness,
+        proof_type: input.post_proof_type,
+        partition: &input.partition,
+    }
+}
+
+/// The failure of sectors that cannot be proved, if there are any.
+fn refuse(reasons: &Reasons) -> Result<(), Failure> {
+    reasons.first_key_value().map_or(Ok(()), |(sector, reason)| {
+        let text = format!("sector {}: {reason}", sector.0);
+        Err(Failure::permanent("sector_faulty", text))
+    })
+}
+
+impl WireStage for WinningPost {
+    const DIALECT: Dialect = Dialect::Damocles;
+    type Task = Task;
+    type Answer = Answer;
+    type Held = Good;
+
+    async fn prepare(
+        &self,
+        cx: &StageContext,
+        input: &Arc<Input>,
+        place: Place,
+    ) -> Result<Next<Self>, Failure> {
+        if place == Place::Here {
+            prove::require_parameters(&self.params, input.post_proof_type)?;
+        }
+        let (cx2, input) = (cx.clone(), input.clone());
         cx.blocking(move || {
-            prove::require_parameters(&params, input.post_proof_type)?;
-            let vanilla = prove::vanilla(
-                &cx2,
-                &Job {
-                    miner: input.miner,
-                    randomness: input.randomness,
-                    proof_type: input.post_proof_type,
-                    partition: &input.partition,
-                },
-            )?;
-            if let Some(fault) = vanilla.faults.first() {
-                let text = format!("sector {}: {}", fault.sector.0, fault.reason);
-                return Err(Failure::permanent("sector_faulty", text));
-            }
-            progress::phase(&cx2, "Groth16 proof");
-            let post = prove::snark(
-                input.miner,
-                input.randomness,
-                input.post_proof_type,
-                input.partition.partition,
-                vanilla,
-            )?;
-            Ok(Outcome::Done(Output { post }))
+            let (good, reasons) = prove::look(&cx2, &job(&input))?;
+            refuse(&reasons)?;
+            let task = prove::task(&job(&input), &good, false);
+            Ok(Next::Compute { task, held: good })
         })
         .await
+    }
+
+    fn compute(&self, task: Task, reporter: &Reporter) -> Result<Answer, Failure> {
+        prove::require_parameters(&self.params, PostProof(task.proof_type))?;
+        let (proved, reasons) = prove::prove_all(&task, reporter)?;
+        refuse(&reasons)?;
+        reporter.progress(progress::of_phase("Groth16 proof"));
+        let proofs = prove::groth_of(&task, proved)?;
+        Ok(Answer { proofs })
+    }
+
+    fn finish(
+        &self,
+        _: &StageContext,
+        input: &Input,
+        good: Good,
+        answer: Answer,
+    ) -> Result<Next<Self>, Failure> {
+        let post = prove::taken(&self.params, &job(input), &good, Reasons::new(), &answer.proofs)?;
+        Ok(Next::End(Outcome::Done(Output { post })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_wire_form() {
+        let ints = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let task = format!(
+            r#"{{"miner_id":1000,"proof_type":"StackedDrgWinning2KiBV1","replicas":[{{"sector_id":7,"comm_r":{},"cache_dir":"/mnt/remote/store1/cache/s-t01000-7","sealed_file":"/mnt/remote/store1/sealed/s-t01000-7"}}],"seed":{}}}"#,
+            ints(31),
+            ints(9)
+        );
+        crate::golden::both_ways::<super::WinningPost>(&task, r#"{"proofs":["AAECAwQF"]}"#);
     }
 }

@@ -15,26 +15,30 @@
 //! - `path_missing`, `no_permission` (permanent): put the file where the run looks for it, then retry.
 //! - `http_refused` (permanent), `http_failed` (transient): what the server says.
 //! - `piece_changed` (transient): the file became shorter while it was read.
+//! - `bad_answer` (transient): another program wrote, and the sector's size, the pieces' sizes or the
+//!   commitment of zeros are not right; whether pieces and data agree `tree_d` finds out. Tried again.
 //! - `no_space` (transient): free space; it is tried again.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use filecoin_proofs_api::UnpaddedBytesAmount;
 use filecoin_proofs_api::seal::add_piece;
+use filecoin_proofs_api::{PieceInfo as PieceInfoOfLibrary, RegisteredSealProof, UnpaddedBytesAmount};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
 use sealflow_engine::durable;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
+use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::piece::{self, Download};
 use crate::types::{CommP, PieceInfo, PieceSource, Pieces, SealProof};
-use crate::{progress, proofs};
+use crate::{progress, proofs, tree};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -55,14 +59,8 @@ pub struct Output {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct AddPieces;
-
-/// A piece whose data is at hand.
-struct Ready {
-    source: PieceSource,
-    file: PathBuf,
-    data_bytes: u64,
-}
 
 impl Stage for AddPieces {
     const NAME: &'static str = "add_pieces";
@@ -80,10 +78,74 @@ impl Stage for AddPieces {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        wire::in_process(self, cx, input).await
+    }
+}
+
+/// The task as `vc-processors` has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The seal proof type, which gives the sector's size.
+    pub seal_proof_type: RegisteredSealProof,
+    /// The pieces, which fill the sector; none for committed capacity.
+    pub pieces: Vec<TaskPiece>,
+    /// The file to write.
+    pub staged_filepath: PathBuf,
+}
+
+/// A piece of a task.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TaskPiece {
+    /// Where its data is.
+    pub piece_file: PieceFile,
+    /// Bytes of data.
+    pub payload_size: u64,
+    /// Bytes with the zeros that fill it up, without padding.
+    pub piece_size: u64,
+}
+
+/// Where the data of a piece is.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PieceFile {
+    /// Behind an HTTP or HTTPS address. We download ourselves, so only other programs send this.
+    Url(String),
+    /// In a file.
+    Local(PathBuf),
+    /// It is all zeros.
+    Pledge,
+}
+
+/// A piece as it will lie in the sector.
+struct Placed {
+    source: PieceSource,
+    file: PathBuf,
+    data_bytes: u64,
+    padded: u64,
+    offset: u64,
+    /// Which of the task's pieces it is; the others fill gaps.
+    at: usize,
+}
+
+/// What is kept until the sector is written.
+pub struct Held {
+    target: PathBuf,
+    /// The size with padding of each of the task's pieces.
+    sizes: Vec<u64>,
+    pieces: Vec<Placed>,
+}
+
+impl WireStage for AddPieces {
+    const DIALECT: Dialect = Dialect::Damocles;
+    type Task = Task;
+    type Answer = Vec<PieceInfoOfLibrary>;
+    type Held = Held;
+
+    async fn prepare(&self, cx: &StageContext, input: &Arc<Input>, _: Place) -> Result<Next<Self>, Failure> {
         let limit = input.proof_type.data_bytes();
-        let folder = cx.attempt_dir()?;
-        let mut pieces = Vec::new();
-        for source in input.pieces.0 {
+        let target = cx.attempt_dir()?.join("unsealed");
+        let mut found = Vec::new();
+        for source in &input.pieces.0 {
             let file = match (&source.path, &source.url) {
                 (Some(path), _) => PathBuf::from(path),
                 (None, Some(url)) => {
@@ -98,57 +160,88 @@ impl Stage for AddPieces {
                 (None, None) => continue,
             };
             let data_bytes = piece::data_bytes(&file, limit)?;
-            pieces.push(Ready {
-                source,
-                file,
-                data_bytes,
-            });
+            found.push((source.clone(), file, data_bytes));
         }
-        let cx2 = cx.clone();
-        let proof_type = input.proof_type;
-        let fetched: Vec<PathBuf> = pieces
-            .iter()
-            .filter(|piece| piece.source.url.is_some())
-            .map(|piece| piece.file.clone())
-            .collect();
-        let result = cx
-            .blocking(move || write_sector(&cx2, &folder.join("unsealed"), proof_type, &pieces))
-            .await;
-        if result
-            .as_ref()
-            .is_err_and(|failure| failure.code == "comm_p_mismatch")
-        {
-            // The server may have something else next time.
-            for file in fetched {
-                durable::remove(&file).map_err(|error| Failure::io("remove", &file, &error))?;
+        let (sizes, pieces) = place(input.proof_type, found)?;
+        let mut own = pieces.iter().peekable();
+        let task_pieces = sizes.iter().enumerate().map(|(at, padded)| {
+            let piece_size = padded / 128 * 127;
+            match own.next_if(|piece| piece.at == at) {
+                Some(piece) => TaskPiece {
+                    piece_file: PieceFile::Local(piece.file.clone()),
+                    payload_size: piece.data_bytes,
+                    piece_size,
+                },
+                None => TaskPiece {
+                    piece_file: PieceFile::Pledge,
+                    payload_size: piece_size,
+                    piece_size,
+                },
             }
+        });
+        let task = Task {
+            seal_proof_type: input.proof_type.0,
+            pieces: task_pieces.collect(),
+            staged_filepath: target.clone(),
+        };
+        let held = Held {
+            target,
+            sizes,
+            pieces,
+        };
+        Ok(Next::Compute { task, held })
+    }
+
+    fn compute(&self, task: Task, reporter: &Reporter) -> Result<Vec<PieceInfoOfLibrary>, Failure> {
+        write_sector(&task, reporter)
+    }
+
+    fn finish(
+        &self,
+        cx: &StageContext,
+        input: &Input,
+        held: Held,
+        answer: Vec<PieceInfoOfLibrary>,
+    ) -> Result<Next<Self>, Failure> {
+        let sector = input.proof_type.sector_bytes();
+        let piece_infos = checked(&held, &answer, sector)?;
+        let target = &held.target;
+        let failure = |error: &io::Error| Failure::io("make durable", target, error);
+        let bytes = std::fs::metadata(target).map_err(|error| failure(&error))?.len();
+        if bytes != sector {
+            let text = format!("{} has {bytes} bytes instead of {sector}", target.display());
+            return Err(Failure::transient("bad_answer", text));
         }
-        result
+        durable::sync_file(target).map_err(|error| failure(&error))?;
+        let folder = target.parent().unwrap_or(target);
+        durable::sync_dir(folder).map_err(|error| failure(&error))?;
+        let unsealed = cx.scratch_artifact(target, None)?;
+        Ok(Next::End(Outcome::Done(Output {
+            unsealed,
+            piece_infos,
+        })))
     }
 }
 
-fn write_sector(
-    cx: &StageContext,
-    target: &Path,
+/// Where each piece will lie, and the sizes of all that fill the sector: the gaps are filled with pieces of
+/// zeros, so that nobody has to guess how they are padded.
+fn place(
     proof_type: SealProof,
-    pieces: &[Ready],
-) -> Result<Outcome<Output>, Failure> {
+    found: Vec<(PieceSource, PathBuf, u64)>,
+) -> Result<(Vec<u64>, Vec<Placed>), Failure> {
     let sector = proof_type.sector_bytes();
-    let failure = |error: &io::Error| Failure::io("write", target, error);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(target)
-        .map_err(|error| failure(&error))?;
-    let total: u64 = pieces.iter().map(|piece| piece.data_bytes).sum();
-    let mut before = 0;
-    let mut end = 0_u64;
-    let mut piece_infos = Vec::new();
-    for piece in pieces {
-        let name = piece.file.display();
-        let padded = piece::padded_bytes(piece.data_bytes, piece.source.padded_bytes)
+    let (mut sizes, mut placed, mut end) = (Vec::new(), Vec::new(), 0_u64);
+    let fill = |sizes: &mut Vec<u64>, end: &mut u64, to: u64| {
+        while *end > 0 && *end < to {
+            // The largest piece that may begin here and does not reach too far.
+            let size = (1 << end.trailing_zeros()).min(1 << (to - *end).ilog2());
+            sizes.push(size);
+            *end += size;
+        }
+    };
+    for (source, file, data_bytes) in found {
+        let name = file.display();
+        let padded = piece::padded_bytes(data_bytes, source.padded_bytes)
             .map_err(|why| Failure::permanent("piece_too_large", format!("{name}: {why}")))?;
         // A piece begins at a multiple of its size, as the tree of the sector wants it.
         let offset = end.next_multiple_of(padded);
@@ -159,69 +252,191 @@ fn write_sector(
             );
             return Err(Failure::permanent("sector_full", text));
         }
-        file.seek(SeekFrom::Start(offset))
-            .map_err(|error| failure(&error))?;
-        let tell = |done: u64| progress::bytes(cx, "writing pieces", before + done, total);
-        let comm_p = write_piece(proof_type, piece, padded, &mut file, &tell)?;
-        if let Some(cid) = &piece.source.cid {
-            let agreed = piece::comm_p_of_cid(cid).map_err(|why| Failure::permanent("bad_cid", why))?;
-            if agreed != comm_p {
-                let text = format!("{name} has commitment {comm_p}, but {cid} stands for {agreed}");
-                return Err(Failure::permanent("comm_p_mismatch", text));
-            }
-        }
-        piece_infos.push(PieceInfo {
-            comm_p,
-            padded_bytes: padded,
+        fill(&mut sizes, &mut end, offset);
+        placed.push(Placed {
+            source,
+            file,
+            data_bytes,
+            padded,
             offset,
-            data_bytes: piece.data_bytes,
+            at: sizes.len(),
         });
-        before += piece.data_bytes;
+        sizes.push(padded);
         end = offset + padded;
     }
+    fill(&mut sizes, &mut end, sector);
+    Ok((sizes, placed))
+}
+
+/// Holds what was written against what was asked for and agreed on.
+fn checked(held: &Held, answer: &[PieceInfoOfLibrary], sector: u64) -> Result<Vec<PieceInfo>, Failure> {
+    let bad = |what: String| Failure::transient("bad_answer", what);
+    // A sector of zeros is one piece.
+    let whole = [sector];
+    let sizes = if held.sizes.is_empty() {
+        &whole[..]
+    } else {
+        &held.sizes
+    };
+    if answer.len() != sizes.len() {
+        return Err(bad(format!(
+            "{} pieces were asked for, not {}",
+            sizes.len(),
+            answer.len()
+        )));
+    }
+    for (at, (info, padded)) in answer.iter().zip(sizes).enumerate() {
+        if u64::from(info.size) != padded / 128 * 127 {
+            return Err(bad(format!(
+                "piece {at} has {} bytes, not {}",
+                u64::from(info.size),
+                padded / 128 * 127
+            )));
+        }
+        let ours = held.pieces.iter().any(|piece| piece.at == at);
+        if !ours && info.commitment != tree::zeros_root(*padded) {
+            return Err(bad(format!("piece {at} is not all zeros")));
+        }
+    }
+    let mut piece_infos = Vec::new();
+    for piece in &held.pieces {
+        let comm_p = CommP(answer[piece.at].commitment);
+        agreed(piece, comm_p)?;
+        piece_infos.push(PieceInfo {
+            comm_p,
+            padded_bytes: piece.padded,
+            offset: piece.offset,
+            data_bytes: piece.data_bytes,
+        });
+    }
+    Ok(piece_infos)
+}
+
+/// Compares a commitment with the CID that was agreed on.
+fn agreed(piece: &Placed, comm_p: CommP) -> Result<(), Failure> {
+    let Some(cid) = &piece.source.cid else {
+        return Ok(());
+    };
+    let agreed = piece::comm_p_of_cid(cid).map_err(|why| Failure::permanent("bad_cid", why))?;
+    if agreed == comm_p {
+        return Ok(());
+    }
+    if piece.source.url.is_some() {
+        // The server may have something else next time.
+        durable::remove(&piece.file).map_err(|error| Failure::io("remove", &piece.file, &error))?;
+    }
+    let text = format!(
+        "{} has commitment {comm_p}, but {cid} stands for {agreed}",
+        piece.file.display()
+    );
+    Err(Failure::permanent("comm_p_mismatch", text))
+}
+
+/// Writes the pieces of a task one behind the other.
+fn write_sector(task: &Task, reporter: &Reporter) -> Result<Vec<PieceInfoOfLibrary>, Failure> {
+    let target = &task.staged_filepath;
+    let sector = u64::from(task.seal_proof_type.sector_size());
+    let failure = |error: &io::Error| Failure::io("write", target, error);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(target)
+        .map_err(|error| failure(&error))?;
+    let data = |piece: &TaskPiece| match piece.piece_file {
+        PieceFile::Pledge => 0,
+        _ => piece.payload_size,
+    };
+    let total: u64 = task.pieces.iter().map(data).sum();
+    let (mut before, mut end, mut infos) = (0, 0_u64, Vec::new());
+    for (at, piece) in task.pieces.iter().enumerate() {
+        let padded = piece.piece_size / 127 * 128;
+        let wrong = piece.piece_size % 127 != 0 || !padded.is_power_of_two() || padded < 128;
+        if wrong || piece.payload_size > piece.piece_size {
+            let text = format!(
+                "piece {at} has {} bytes in {}",
+                piece.payload_size, piece.piece_size
+            );
+            return Err(Failure::permanent("piece_too_large", text));
+        }
+        let offset = end.next_multiple_of(padded);
+        if offset + padded > sector {
+            let text = format!("piece {at} reaches beyond the sector's {sector} bytes");
+            return Err(Failure::permanent("sector_full", text));
+        }
+        file.seek(SeekFrom::Start(offset))
+            .map_err(|error| failure(&error))?;
+        let tell = |done: u64| reporter.progress(progress::of_bytes("writing pieces", before + done, total));
+        let source = match &piece.piece_file {
+            PieceFile::Local(path) => Some(path.clone()),
+            PieceFile::Url(url) => {
+                let path = target.with_extension(format!("download-{at}"));
+                piece::fetch_as_damocles(url, &path, piece.piece_size)?;
+                Some(path)
+            }
+            // The file is zeros where nothing is written.
+            PieceFile::Pledge => None,
+        };
+        let comm_p = match &source {
+            Some(path) => write_piece(
+                task.seal_proof_type,
+                path,
+                piece.payload_size,
+                padded,
+                &mut file,
+                &tell,
+            )?,
+            None => tree::zeros_root(padded),
+        };
+        if let (PieceFile::Url(_), Some(path)) = (&piece.piece_file, &source) {
+            durable::remove(path).map_err(|error| Failure::io("remove", path, &error))?;
+        }
+        infos.push(info(comm_p, padded)?);
+        before += data(piece);
+        end = offset + padded;
+    }
+    if infos.is_empty() {
+        infos.push(info(tree::zeros_root(sector), sector)?);
+    }
     file.set_len(sector).map_err(|error| failure(&error))?;
-    file.sync_all().map_err(|error| failure(&error))?;
-    let folder = target.parent().unwrap_or(target);
-    durable::sync_dir(folder).map_err(|error| Failure::io("make durable", folder, &error))?;
-    let unsealed = cx.scratch_artifact(target, None)?;
-    Ok(Outcome::Done(Output {
-        unsealed,
-        piece_infos,
-    }))
+    Ok(infos)
+}
+
+fn info(comm_p: [u8; 32], padded: u64) -> Result<PieceInfoOfLibrary, Failure> {
+    PieceInfoOfLibrary::new(comm_p, UnpaddedBytesAmount(padded / 128 * 127))
+        .map_err(|error| Failure::permanent("bad_piece", format!("{error:#}")))
 }
 
 fn write_piece(
-    proof_type: SealProof,
-    piece: &Ready,
+    proof_type: RegisteredSealProof,
+    from: &Path,
+    data_bytes: u64,
     padded: u64,
     target: &mut File,
     tell: &dyn Fn(u64),
-) -> Result<CommP, Failure> {
-    let open = File::open(&piece.file).map_err(|error| Failure::io("open", &piece.file, &error))?;
+) -> Result<[u8; 32], Failure> {
+    let open = File::open(from).map_err(|error| Failure::io("open", from, &error))?;
     let unpadded = padded / 128 * 127;
     let mut read = 0;
     let mut broken = None;
     let counted = Counted {
-        inner: open.take(piece.data_bytes),
+        inner: open.take(data_bytes),
         read: &mut read,
         broken: &mut broken,
         tell,
     };
     let source = counted.chain(io::repeat(0)).take(unpadded);
-    let result = add_piece(proof_type.0, source, target, UnpaddedBytesAmount(unpadded), &[]);
+    let result = add_piece(proof_type, source, target, UnpaddedBytesAmount(unpadded), &[]);
     if let Some(error) = broken {
-        return Err(Failure::io("read", &piece.file, &error));
+        return Err(Failure::io("read", from, &error));
     }
     let (info, _) = result.map_err(|error| proofs::library_failure("add the piece", &error))?;
-    if read != piece.data_bytes {
-        let text = format!(
-            "{} had {} bytes and then {read}",
-            piece.file.display(),
-            piece.data_bytes
-        );
+    if read != data_bytes {
+        let text = format!("{} had {data_bytes} bytes and then {read}", from.display());
         return Err(Failure::transient("piece_changed", text));
     }
-    Ok(CommP(info.commitment))
+    Ok(info.commitment)
 }
 
 /// Counts what is read, tells about it, and keeps the first error, which the library would wrap.
@@ -249,6 +464,66 @@ impl<R: Read> Read for Counted<'_, R> {
                 *self.broken = Some(error);
                 Err(copy)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form() {
+        let ints = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let answer = format!(
+            r#"[{{"commitment":{},"size":1016}},{{"commitment":{},"size":1016}}]"#,
+            ints(171),
+            ints(172)
+        );
+        crate::golden::both_ways::<AddPieces>(
+            r#"{"seal_proof_type":"StackedDrg2KiBV1_1","pieces":[{"piece_file":{"url":"http://10.0.0.5:1789/piecestore/baga6ea4seaqexample"},"payload_size":1000,"piece_size":1016},{"piece_file":"pledge","payload_size":1016,"piece_size":1016}],"staged_filepath":"/mnt/nvme1/store/data/unsealed/s-t01000-7"}"#,
+            &answer,
+        );
+        crate::golden::task::<AddPieces>(
+            r#"{"seal_proof_type":"StackedDrg2KiBV1","pieces":[{"piece_file":{"local":"/a"},"payload_size":1,"piece_size":127}],"staged_filepath":"/b"}"#,
+        );
+    }
+
+    #[test]
+    fn gaps_are_filled() {
+        let proof = SealProof::for_size(2048).unwrap();
+        let source: PieceSource = serde_json::from_str(r#""/a""#).unwrap();
+        let of = |bytes: u64| (source.clone(), PathBuf::from("/a"), bytes);
+        let (sizes, placed) = place(proof, vec![of(100), of(500)]).unwrap();
+        assert_eq!(sizes, [128, 128, 256, 512, 1024]);
+        let offsets: Vec<_> = placed.iter().map(|piece| (piece.at, piece.offset)).collect();
+        assert_eq!(offsets, [(0, 0), (3, 512)]);
+        assert!(place(proof, Vec::new()).unwrap().0.is_empty());
+        assert_eq!(
+            place(proof, vec![of(1000), of(1100)]).err().unwrap().code,
+            "sector_full"
+        );
+    }
+
+    #[test]
+    fn a_program_that_lies_about_zeros_is_found_out() {
+        let proof = SealProof::for_size(2048).unwrap();
+        let held = Held {
+            target: PathBuf::new(),
+            sizes: Vec::new(),
+            pieces: Vec::new(),
+        };
+        let good = [info(tree::zeros_root(2048), 2048).unwrap()];
+        assert!(checked(&held, &good, proof.sector_bytes()).unwrap().is_empty());
+        for bad in [
+            vec![],
+            vec![info([1; 32], 2048).unwrap()],
+            vec![info(tree::zeros_root(1024), 1024).unwrap()],
+        ] {
+            assert_eq!(
+                checked(&held, &bad, proof.sector_bytes()).unwrap_err().code,
+                "bad_answer"
+            );
         }
     }
 }

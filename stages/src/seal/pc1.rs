@@ -6,7 +6,8 @@
 //! **Writes** the layers into the cache directory. A layer counts once it is durable and listed in
 //! `sealflow-layers.json` beside it; an attempt after a crash goes on behind the last counted layer, so
 //! a crash costs at most the layer that was being computed. Layers of another ticket, sector or data
-//! are removed.
+//! are removed. Another program whose executor does not say `resume_layers` gets a folder without layers,
+//! and its layers count when it has answered.
 //!
 //! **Costs** one core (more with the feature `multicore-sdr`), two layers of memory, one sector's size
 //! on disk for every layer.
@@ -15,25 +16,30 @@
 //! - `tree_d_missing` (permanent): the tree is not there or not that of comm_d; retry `tree_d`.
 //! - `cache_locked` (transient): another process works in the cache directory.
 //! - `no_space` (transient): free space; it is tried again and goes on where it was.
+//! - `bad_answer` (transient): another program computed, and comm_d, the layers' sizes or their folder are
+//!   not right; the layers themselves are looked at by PC2 and C1. Tried again.
 //! - `proofs_library` (transient): the library failed; tried again.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use filecoin_proofs_api::seal::seal_pre_commit_phase1;
+use filecoin_proofs_api::seal::{SealPreCommitPhase1Output, seal_pre_commit_phase1};
+use filecoin_proofs_api::{PieceInfo as PieceInfoOfLibrary, ProverId, RegisteredSealProof, SectorId};
 use schemars::JsonSchema;
+use sealflow_engine::artifact::Artifact;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Progress, Stage, StageContext};
+use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use sealflow_engine::{crash, durable};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cache::{CacheDir, LAYERS};
 use crate::types::{ActorId, CommD, PieceInfo, SealProof, SectorNumber, Ticket};
-use crate::{proofs, tree};
+use crate::{progress, proofs, tree};
 
 /// What it takes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +56,9 @@ pub struct Input {
     pub piece_infos: Vec<PieceInfo>,
     /// The data commitment.
     pub comm_d: CommD,
+    /// The data, padded, with the sector's size: for other programs, which may look at it.
+    #[serde(default)]
+    pub unsealed: Option<Artifact>,
 }
 
 /// What it gives.
@@ -62,6 +71,7 @@ pub struct Output {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Pc1;
 
 /// Whose layers lie in the cache directory, and which of them count.
@@ -168,7 +178,7 @@ impl Layers {
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Counts layers while the library computes, and tells how far it is.
-fn watch(mut layers: Layers, cache: &CacheDir, cx: &StageContext, stop: &AtomicBool) -> Result<(), Failure> {
+fn watch(layers: &mut Layers, cache: &CacheDir, cx: &StageContext, stop: &AtomicBool) -> Result<(), Failure> {
     let total = layers.proof_type.layers();
     let mut told = None;
     let mut started = Instant::now();
@@ -223,60 +233,227 @@ impl Stage for Pc1 {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let attempt = cx.attempt_dir()?;
-        let cx2 = cx.clone();
-        cx.blocking(move || compute(&cx2, &attempt, &input)).await
+        wire::in_process(self, cx, input).await
     }
 }
 
-fn compute(cx: &StageContext, attempt: &Path, input: &Input) -> Result<Outcome<Output>, Failure> {
-    let cache = Arc::new(CacheDir::lock(cx)?);
-    if !tree::ends_with_root(&cache.tree_d(), input.proof_type.sector_bytes(), &input.comm_d.0) {
-        let text = format!(
-            "{} is not the tree of {}; retry step tree_d",
-            cache.tree_d().display(),
-            input.comm_d
+/// The task as `vc-processors` has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The seal proof type.
+    pub registered_proof: RegisteredSealProof,
+    /// The folder with tree D, which gets the layers.
+    pub cache_path: PathBuf,
+    /// The data, padded, with the sector's size.
+    pub in_path: PathBuf,
+    /// An empty file that the data may be copied to.
+    pub out_path: PathBuf,
+    /// The miner, as the proofs library names it.
+    pub prover_id: ProverId,
+    /// The sector.
+    pub sector_id: SectorId,
+    /// The randomness that the replica is bound to.
+    pub ticket: [u8; 32],
+    /// The pieces, which fill the sector.
+    pub piece_infos: Vec<PieceInfoOfLibrary>,
+}
+
+/// What is kept while the layers are computed.
+pub struct Held {
+    cache: CacheDir,
+    /// Whether a layer that has its name is whole.
+    resumes: bool,
+    layers: Mutex<Layers>,
+    resumed_layers: u32,
+    /// The file that the library wants to copy the data to.
+    unread: PathBuf,
+}
+
+impl WireStage for Pc1 {
+    const DIALECT: Dialect = Dialect::Damocles;
+    const WATCHES: bool = true;
+    type Task = Task;
+    type Answer = SealPreCommitPhase1Output;
+    type Held = Held;
+
+    async fn prepare(
+        &self,
+        cx: &StageContext,
+        input: &Arc<Input>,
+        place: Place,
+    ) -> Result<Next<Self>, Failure> {
+        let unread = cx.attempt_dir()?.join("unread");
+        // The library wants a data file to copy and map, although the tree is there already. Zeros do:
+        // it reads the tree and checks its root against the pieces, so no sector is copied. Another
+        // program gets the data.
+        let in_path = match (place, &input.unsealed) {
+            (Place::Away { .. }, Some(unsealed)) => cx.local_path(unsealed)?,
+            _ => PathBuf::from("/dev/zero"),
+        };
+        let resumes = match place {
+            Place::Here => true,
+            Place::Away { resume_layers } => resume_layers,
+        };
+        let (cx2, input) = (cx.clone(), input.clone());
+        cx.blocking(move || {
+            let cache = CacheDir::lock(&cx2)?;
+            if !tree::ends_with_root(&cache.tree_d(), input.proof_type.sector_bytes(), &input.comm_d.0) {
+                let text = format!(
+                    "{} is not the tree of {}; retry step tree_d",
+                    cache.tree_d().display(),
+                    input.comm_d
+                );
+                return Err(Failure::permanent("tree_d_missing", text));
+            }
+            let layers = if resumes {
+                Layers::take_over(&input, &cache)?
+            } else {
+                cache.remove_all_but_tree_d()?;
+                Layers::of(&input)
+            };
+            std::fs::File::create(&unread).map_err(|error| Failure::io("make", &unread, &error))?;
+            let task = Task {
+                registered_proof: input.proof_type.0,
+                cache_path: cache.path().to_owned(),
+                in_path,
+                out_path: unread.clone(),
+                prover_id: proofs::prover_id(input.miner),
+                sector_id: proofs::sector_id(input.sector),
+                ticket: input.ticket.0,
+                piece_infos: proofs::library_pieces(&input.piece_infos, input.proof_type)?,
+            };
+            let held = Held {
+                cache,
+                resumes,
+                resumed_layers: u32::try_from(layers.durable.len()).unwrap_or(u32::MAX),
+                layers: Mutex::new(layers),
+                unread,
+            };
+            Ok(Next::Compute { task, held })
+        })
+        .await
+    }
+
+    fn watch(&self, cx: &StageContext, _: &Input, held: &Held, stop: &AtomicBool) -> Result<(), Failure> {
+        let mut layers = held.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.resumes {
+            watch(&mut layers, &held.cache, cx, stop)
+        } else {
+            look(layers.proof_type.layers(), &held.cache, cx, stop);
+            Ok(())
+        }
+    }
+
+    fn compute(&self, task: Task, _: &Reporter) -> Result<SealPreCommitPhase1Output, Failure> {
+        seal_pre_commit_phase1(
+            task.registered_proof,
+            task.cache_path,
+            task.in_path,
+            task.out_path,
+            task.prover_id,
+            task.sector_id,
+            task.ticket,
+            &task.piece_infos,
+        )
+        .map_err(|error| proofs::library_failure("PC1", &error))
+    }
+
+    fn finish(
+        &self,
+        _: &StageContext,
+        input: &Input,
+        held: Held,
+        output: SealPreCommitPhase1Output,
+    ) -> Result<Next<Self>, Failure> {
+        let Held {
+            cache,
+            layers,
+            resumed_layers,
+            unread,
+            ..
+        } = held;
+        durable::remove(&unread).map_err(|error| Failure::io("remove", &unread, &error))?;
+        let bad = |what: String| Err(Failure::transient("bad_answer", what));
+        if output.comm_d != input.comm_d.0 || output.registered_proof != input.proof_type.0 {
+            return bad(format!(
+                "PC1 answers for comm_d {} and {:?}, not for {} and {}",
+                CommD(output.comm_d),
+                output.registered_proof,
+                input.comm_d,
+                input.proof_type
+            ));
+        }
+        let size = input.proof_type.sector_bytes();
+        for layer in 1..=input.proof_type.layers() {
+            let path = cache.layer(layer);
+            if !std::fs::metadata(&path).is_ok_and(|meta| meta.len() == size) {
+                return bad(format!("{} does not have {size} bytes", path.display()));
+            }
+        }
+        let pc1_output = serde_json::to_value(&output)
+            .map_err(|error| Failure::permanent("bad_output", format!("PC1 output: {error}")))?;
+        if let Some(path) = strange_path(&pc1_output, cache.path()) {
+            return bad(format!(
+                "PC1 says that layers are in {path}, which is not the cache directory"
+            ));
+        }
+        // A program that does not resume layers has written them all by now.
+        let mut layers = layers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        layers.count(&cache)?;
+        Ok(Next::End(Outcome::Done(Output {
+            pc1_output,
+            resumed_layers,
+        })))
+    }
+}
+
+/// A folder in PC1's answer that is not the cache directory. PC2 reads, and later steps remove, what lies there.
+fn strange_path(pc1_output: &Value, cache: &Path) -> Option<String> {
+    let labels = pc1_output["labels"].as_object()?.values().next()?;
+    let stores = labels["labels"].as_array()?.iter();
+    let mut paths = stores.chain([&pc1_output["config"]]).map(|store| &store["path"]);
+    let strange = paths.find(|path| path.as_str().map(Path::new) != Some(cache))?;
+    Some(strange.to_string())
+}
+
+/// Tells how many layers there are, of a program that may not have finished those that have their name.
+fn look(total: u32, cache: &CacheDir, cx: &StageContext, stop: &AtomicBool) {
+    let mut told = None;
+    while !stop.load(Ordering::Acquire) {
+        let begun = (1..=total).filter(|layer| cache.layer(*layer).exists()).count();
+        if told != Some(begun) {
+            told = Some(begun);
+            progress::phase(cx, format!("layer {} of {total}", begun.max(1)));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form() {
+        let ints = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let mut prover = [0_u8; 32];
+        (prover[0], prover[1]) = (232, 7);
+        let task = format!(
+            r#"{{"registered_proof":"StackedDrg2KiBV1_1","cache_path":"/mnt/nvme1/store/data/cache/s-t01000-7","in_path":"/mnt/nvme1/store/data/unsealed/s-t01000-7","out_path":"/mnt/nvme1/store/data/sealed/s-t01000-7","prover_id":{},"sector_id":7,"ticket":{},"piece_infos":[{{"commitment":{},"size":1016}},{{"commitment":{},"size":1016}}]}}"#,
+            serde_json::to_string(&prover).unwrap(),
+            ints(1),
+            ints(171),
+            ints(172)
         );
-        return Err(Failure::permanent("tree_d_missing", text));
+        let answer = format!(
+            r#"{{"registered_proof":"StackedDrg2KiBV1_1","labels":{{"StackedDrg2KiBV1":{{"labels":[{{"path":"/mnt/nvme1/store/data/cache/s-t01000-7","id":"layer-1","size":64,"rows_to_discard":0}},{{"path":"/mnt/nvme1/store/data/cache/s-t01000-7","id":"layer-2","size":64,"rows_to_discard":0}}],"_h":null}}}},"config":{{"path":"/mnt/nvme1/store/data/cache/s-t01000-7","id":"tree-d","size":127,"rows_to_discard":0}},"comm_d":{}}}"#,
+            ints(21)
+        );
+        crate::golden::both_ways::<Pc1>(&task, &answer);
+        let mut answer: Value = serde_json::from_str(&answer).unwrap();
+        let cache = Path::new("/mnt/nvme1/store/data/cache/s-t01000-7");
+        assert_eq!(strange_path(&answer, cache), None);
+        answer["labels"]["StackedDrg2KiBV1"]["labels"][1]["path"] = "/etc".into();
+        assert_eq!(strange_path(&answer, cache).as_deref(), Some("\"/etc\""));
     }
-    let layers = Layers::take_over(input, &cache)?;
-    let resumed_layers = u32::try_from(layers.durable.len()).unwrap_or(u32::MAX);
-    // The library wants a data file to copy and map, although the tree is there already. Zeros do:
-    // it reads the tree and checks its root against the pieces, so no sector is copied.
-    let unread = attempt.join("unread");
-    std::fs::File::create(&unread).map_err(|error| Failure::io("make", &unread, &error))?;
-    let pieces = proofs::library_pieces(&input.piece_infos, input.proof_type)?;
-    let stop = AtomicBool::new(false);
-    let (result, watched) = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch(layers, &cache, cx, &stop));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            seal_pre_commit_phase1(
-                input.proof_type.0,
-                cache.path(),
-                Path::new("/dev/zero"),
-                &unread,
-                proofs::prover_id(input.miner),
-                proofs::sector_id(input.sector),
-                input.ticket.0,
-                &pieces,
-            )
-        }));
-        stop.store(true, Ordering::Release);
-        (result, watcher.join())
-    });
-    durable::remove(&unread).map_err(|error| Failure::io("remove", &unread, &error))?;
-    let output = match result {
-        Ok(result) => result.map_err(|error| proofs::library_failure("PC1", &error))?,
-        Err(panic) => std::panic::resume_unwind(panic),
-    };
-    match watched {
-        Ok(counted) => counted?,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-    let pc1_output = serde_json::to_value(&output)
-        .map_err(|error| Failure::permanent("bad_output", format!("PC1 output: {error}")))?;
-    Ok(Outcome::Done(Output {
-        pc1_output,
-        resumed_layers,
-    }))
 }

@@ -103,6 +103,12 @@ pub(crate) fn require(params: &ParamsDir, set: ParamSet) -> Result<(), Failure> 
     Err(missing(params, set))
 }
 
+/// Whether the key is there with which proofs of a set are verified. Where proofs are made elsewhere it may not be.
+pub(crate) fn can_verify(params: &ParamsDir, set: ParamSet) -> bool {
+    set.files()
+        .is_ok_and(|files| params.path().join(files.verifying_key).is_file())
+}
+
 fn missing(params: &ParamsDir, set: ParamSet) -> Failure {
     let text = format!(
         "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",

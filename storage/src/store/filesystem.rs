@@ -228,6 +228,12 @@ impl ArtifactStore for FilesystemStore {
         self.path(key).map(Some)
     }
 
+    fn staging(&self, key: &str) -> Result<Option<PathBuf>, StoreError> {
+        self.path(key)?;
+        make_folder(&self.root.join(UNFINISHED))?;
+        Ok(Some(self.unfinished(key)))
+    }
+
     fn put<'a>(&'a self, key: &'a str, from: &'a Path, done: BytesDone<'a>) -> StoreFuture<'a, Artifact> {
         Box::pin(async move { blocking(|| self.put_now(key, from, done)) })
     }

@@ -389,10 +389,15 @@ async fn disable_trigger(
 }
 
 fn hold_kind(text: &str) -> Result<HoldKind, ApiError> {
-    let kinds = [HoldKind::Workflow, HoldKind::Stage, HoldKind::Executor];
+    let kinds = [
+        HoldKind::Workflow,
+        HoldKind::Stage,
+        HoldKind::Executor,
+        HoldKind::Worker,
+    ];
     let found = kinds.into_iter().find(|kind| kind.as_str() == text);
     found.ok_or_else(|| {
-        let what = format!("`{text}` cannot be held back; workflow, stage and executor can");
+        let what = format!("`{text}` cannot be held back; workflow, stage, executor and worker can");
         ApiError(StatusCode::BAD_REQUEST, "bad_request", what)
     })
 }

@@ -7,6 +7,7 @@ mod attempt;
 mod effect;
 mod eta;
 mod explain;
+mod machines;
 mod migrate;
 mod request;
 mod served;
@@ -25,6 +26,7 @@ pub use trigger::Fire;
 
 use admission::{Host, Place, Turn};
 use attempt::Limit;
+use machines::Contact;
 use request::{check_artifacts, check_params};
 use served::{Collector, Together};
 use trigger::Armed;
@@ -39,7 +41,7 @@ use crate::clock::Now;
 use crate::decide::{Command, decide};
 use crate::durations::Durations;
 use crate::event::{By, Entry, Event, Output, PauseReason, WaitReason};
-use crate::executor::{ExecutorSpec, News, Report};
+use crate::executor::{ExecutorSpec, News, Report, machine_of};
 use crate::failure::{Failure, FailureClass};
 use crate::id::{AttemptKey, RunId, StageName, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Append, ArtifactRow, StoredGraph};
@@ -101,6 +103,8 @@ pub struct Core {
     /// Attempt limits by monotonic clock.
     limits: BTreeSet<(u64, AttemptKey, Limit)>,
     orphans: BTreeMap<AttemptKey, Orphan>,
+    /// When silent machines were last looked at, by monotonic clock.
+    looked_at: u64,
     /// Steps whose own runs are being started, with their visits.
     launching: BTreeSet<(RunId, StepIx, u32)>,
     /// Runs with steps whose own runs wait for a subject.
@@ -127,17 +131,11 @@ impl Core {
             let host = known.unwrap_or_else(|| {
                 let spec = spec.machine.clone();
                 let held = Resources::default();
-                hosts.push(Host { spec, held });
+                let contact = Contact::Own;
+                hosts.push(Host { spec, held, contact });
                 hosts.len() - 1
             });
-            places.push(Place {
-                spec,
-                host,
-                held: Resources::default(),
-                attempts: 0,
-                suspended_until: 0,
-                next_start: 0,
-            });
+            places.push(Place::new(spec, host));
         }
         Self {
             registry,
@@ -156,6 +154,7 @@ impl Core {
             timers: BTreeSet::new(),
             limits: BTreeSet::new(),
             orphans: BTreeMap::new(),
+            looked_at: 0,
             launching: BTreeSet::new(),
             queued: HashMap::new(),
             collecting: BTreeMap::new(),
@@ -188,6 +187,7 @@ impl Core {
         let mut running = Vec::new();
         for (ix, step) in state.steps() {
             if let (Some(current), Some(key)) = (&step.current, state.current_key(ix)) {
+                self.expect_executor(&current.executor, now);
                 self.occupy(&current.executor, current.held);
                 let ago = now.wall_ms.saturating_sub(current.started_at);
                 if let Some(place) = self.place(&current.executor) {
@@ -197,12 +197,19 @@ impl Core {
                     }
                 }
                 running.push((ix, key.clone()));
-                let (executor, token) = (current.executor.clone(), current.token.clone());
-                effects.push(Effect::Attach { executor, key, token });
+                // Executors of other machines are asked when they are back.
+                if machine_of(&current.executor).is_none() {
+                    let (executor, token) = (current.executor.clone(), current.token.clone());
+                    effects.push(Effect::Attach { executor, key, token });
+                }
             }
         }
         for gone in state.discarding.values() {
+            self.expect_executor(&gone.executor, now);
             self.occupy(&gone.executor, gone.held);
+            if machine_of(&gone.executor).is_some() {
+                continue;
+            }
             let (executor, key, token) = (gone.executor.clone(), gone.key.clone(), gone.token.clone());
             effects.push(Effect::Attach {
                 executor: executor.clone(),

@@ -22,7 +22,7 @@ use crate::core::{
 use crate::crash;
 use crate::durations::Durations;
 use crate::event::{By, Entry, Output, Served};
-use crate::executor::{Executor, Job, News, Report, Reports};
+use crate::executor::{Executor, Job, Machine, News, Report, Reports};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
@@ -92,20 +92,29 @@ enum Request {
     Engine(oneshot::Sender<EngineView>),
     LearnOlder(Durations),
     Durations(oneshot::Sender<Durations>),
+    Join(Machine, Vec<Arc<dyn Executor>>, oneshot::Sender<()>),
+    Heard(String),
+    Leave(String),
+    Report(Box<Report>, Ack),
+    Counts(Vec<(AttemptKey, Token)>, oneshot::Sender<Vec<bool>>),
 }
+
+/// Who waits for what came of a report: whether it counts. Answered when that is durable.
+type Ack = oneshot::Sender<bool>;
 
 enum Internal {
     Payload {
         key: AttemptKey,
         token: Token,
         output: Output,
+        ack: Option<Ack>,
     },
     /// The input of an attempt is complete.
     Fetched {
         executor: String,
         job: Box<Job>,
     },
-    Report(Report),
+    Report(Report, Option<Ack>),
     Reports(Vec<Report>),
     Fired(Box<Fire>, Result<BTreeMap<String, Value>, String>),
     /// A run's parameters and what its subject owns are read.
@@ -317,6 +326,52 @@ impl Handle {
     /// No answer.
     pub async fn durations(&self) -> Result<Durations, RequestError> {
         self.ask(Request::Durations).await
+    }
+
+    /// A machine offers executors: it is new, or back. Attempts that it had are asked for again.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn join(
+        &self,
+        machine: Machine,
+        executors: Vec<Arc<dyn Executor>>,
+    ) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Join(machine, executors, reply)).await
+    }
+
+    /// A machine gave a sign of life.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn heard(&self, machine: &str) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::Heard(machine.to_owned())).await;
+        sent.map_err(|_| RequestError::Stopped)
+    }
+
+    /// A machine said goodbye.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn leave(&self, machine: &str) -> Result<(), RequestError> {
+        let sent = self.requests.send(Request::Leave(machine.to_owned())).await;
+        sent.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Of these attempts, whether somebody waits for what becomes of each.
+    ///
+    /// # Errors
+    /// The dispatcher has ended.
+    pub async fn counts(&self, attempts: Vec<(AttemptKey, Token)>) -> Result<Vec<bool>, RequestError> {
+        self.ask(|reply| Request::Counts(attempts, reply)).await
+    }
+
+    /// Reports what happened to an attempt, and says whether that counts. When this returns it is durable.
+    ///
+    /// # Errors
+    /// No answer: whether it was taken is not known; report it again.
+    pub async fn report(&self, report: Report) -> Result<bool, RequestError> {
+        self.ask(|reply| Request::Report(Box::new(report), reply)).await
     }
 
     /// The journal, for reading.
@@ -674,6 +729,21 @@ impl Dispatcher {
                 };
                 discard(reply.send(view));
             }
+            Request::Join(machine, executors, reply) => {
+                let specs = executors.iter().map(|one| one.spec().clone()).collect();
+                for executor in executors {
+                    self.executors.insert(executor.spec().name.clone(), executor);
+                }
+                self.core.join(machine, specs, now);
+                discard(reply.send(()));
+            }
+            Request::Heard(machine) => self.core.heard(&machine, now),
+            Request::Leave(machine) => self.core.leave(&machine, now),
+            Request::Counts(attempts, reply) => {
+                let counts = attempts.iter().map(|(key, token)| self.core.counts(key, token));
+                discard(reply.send(counts.collect()));
+            }
+            Request::Report(report, ack) => self.take_report(*report, Some(ack)),
             Request::LearnOlder(older) => self.core.learn_older(older),
             Request::Durations(reply) => discard(reply.send(self.core.durations().clone())),
         }
@@ -699,44 +769,57 @@ impl Dispatcher {
         let mut next = Some(first);
         for _ in 0..QUEUE {
             let Some(report) = next else { break };
-            self.take_report(report);
+            self.take_report(report, None);
             next = self.reports.try_recv().ok();
         }
     }
 
-    fn take_report(&mut self, report: Report) {
+    fn take_report(&mut self, report: Report, ack: Option<Ack>) {
         let now = self.now();
         if matches!(report.news, News::Progress(_)) {
-            self.core.report(report, now);
+            let counts = self.core.report(report, now);
             self.note_change();
-            return;
+            return self.acknowledge(counts, ack);
         }
         if let News::Ended(Ok(Outcome::Done(value))) = &report.news {
             match serde_json::to_vec(value) {
-                Ok(bytes) if bytes.len() > INLINE_LIMIT => {
-                    self.store_payload(report.key.clone(), report.token.clone(), value.clone(), bytes);
-                    return;
+                // What does not count is not stored.
+                Ok(bytes) if bytes.len() > INLINE_LIMIT && self.core.counts(&report.key, &report.token) => {
+                    let Report { key, token, .. } = &report;
+                    return self.store_payload(key.clone(), token.clone(), value.clone(), bytes, ack);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "an output cannot be encoded"),
             }
         }
-        self.core.report(report, now);
+        let counts = self.core.report(report, now);
+        self.acknowledge(counts, ack);
+    }
+
+    /// Says whether a report counts, once that is durable.
+    fn acknowledge(&mut self, counts: bool, ack: Option<Ack>) {
+        if let Some(ack) = ack {
+            self.pending
+                .replies
+                .push(Box::new(move || discard(ack.send(counts))));
+        }
     }
 
     /// A large output becomes durable before the event that names it.
-    fn store_payload(&self, key: AttemptKey, token: Token, value: Value, bytes: Vec<u8>) {
+    fn store_payload(&self, key: AttemptKey, token: Token, value: Value, bytes: Vec<u8>, ack: Option<Ack>) {
         let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
         let task = async move {
             let internal = match payloads.put(value, bytes).await {
-                Ok(output) => Internal::Payload { key, token, output },
+                Ok(output) => Internal::Payload {
+                    key,
+                    token,
+                    output,
+                    ack,
+                },
                 Err(error) => {
                     let failure = Failure::transient("payload_not_stored", error.to_string());
-                    Internal::Report(Report {
-                        key,
-                        token,
-                        news: News::Ended(Err(failure)),
-                    })
+                    let news = News::Ended(Err(failure));
+                    Internal::Report(Report { key, token, news }, ack)
                 }
             };
             discard(back.send(internal).await);
@@ -747,13 +830,24 @@ impl Dispatcher {
     fn take_internal(&mut self, internal: Internal) {
         let now = self.now();
         match internal {
-            Internal::Payload { key, token, output } => self.core.report_payload(&key, &token, output, now),
-            Internal::Report(report) => self.core.report(report, now),
+            Internal::Payload {
+                key,
+                token,
+                output,
+                ack,
+            } => {
+                let counts = self.core.report_payload(&key, &token, output, now);
+                self.acknowledge(counts, ack);
+            }
+            Internal::Report(report, ack) => {
+                let counts = self.core.report(report, now);
+                self.acknowledge(counts, ack);
+            }
             Internal::Fetched { executor, job } => self.start(&executor, *job),
             Internal::Fired(fire, owned) => self.core.fire(&fire, owned, now),
             Internal::Reports(reports) => {
                 for report in reports {
-                    self.take_report(report);
+                    self.take_report(report, None);
                 }
             }
             Internal::Launched {
@@ -837,11 +931,8 @@ impl Dispatcher {
                 Err(why) => {
                     let Job { key, token, .. } = job(serde_json::Map::new());
                     let failure = Failure::permanent("payload_missing", why);
-                    Internal::Report(Report {
-                        key,
-                        token,
-                        news: News::Ended(Err(failure)),
-                    })
+                    let news = News::Ended(Err(failure));
+                    Internal::Report(Report { key, token, news }, None)
                 }
             };
             discard(back.send(internal).await);

@@ -325,6 +325,9 @@ pub enum Event {
         output: Output,
         /// The other run.
         from: RunId,
+        /// Where it was done, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ran_on: Option<String>,
     },
     /// A person approved what a step waits for.
     StepApproved {

@@ -19,6 +19,22 @@ pub struct Machine {
     pub capacity: Resources,
 }
 
+/// Without a sign of life for so many milliseconds a machine is suspect.
+pub const SUSPECT_AFTER_MS: u64 = 12_000;
+
+/// After so many milliseconds of silence an attempt is lost, unless its step says otherwise. Work with a
+/// deadline is lost as soon as its machine is suspect.
+pub const LOST_AFTER_MS: u64 = 45_000;
+
+/// The machine that an executor is on, if that is not ours: executors of other machines are called
+/// `NAME@MACHINE`.
+pub fn machine_of(executor: &str) -> Option<&str> {
+    match executor.rsplit_once('@') {
+        Some((name, machine)) if !name.is_empty() => Some(machine),
+        _ => None,
+    }
+}
+
 /// What an attempt takes, instead of what its stage says it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Claims {

@@ -135,6 +135,8 @@ pub struct StepState {
     pub seconds: f64,
     /// Since when it stands so, milliseconds since 1970.
     pub since: u64,
+    /// The executor of the last attempt of this visit.
+    pub ran_on: Option<String>,
     /// Why it was skipped.
     pub skipped: Option<String>,
     /// When its success is worth nothing any more, milliseconds since 1970.
@@ -168,6 +170,7 @@ impl StepState {
             failure: None,
             seconds: 0.0,
             since: at,
+            ran_on: None,
             skipped: None,
             valid_until: None,
             given_up: false,

@@ -19,6 +19,8 @@ pub enum HoldKind {
     Stage,
     /// The executor is drained: it gets no new attempts, and those that it has go on.
     Executor,
+    /// The machine is drained: none of its executors gets new attempts.
+    Worker,
 }
 
 impl HoldKind {
@@ -28,6 +30,7 @@ impl HoldKind {
             Self::Workflow => "workflow",
             Self::Stage => "stage",
             Self::Executor => "executor",
+            Self::Worker => "worker",
         }
     }
 }

@@ -36,6 +36,9 @@ pub trait Stage: Send + Sync + 'static {
     const EFFECT: bool = false;
     /// Whether an attempt that is stopped loses little, so that work with a deadline may take its place.
     const PREEMPTIBLE: bool = false;
+    /// Whether it works in the sector's cache directory, which is on one machine: all such steps of a run are done
+    /// where the first of them was.
+    const BOUND: bool = false;
     /// What it takes.
     type Input: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static;
     /// What it gives.
@@ -452,6 +455,8 @@ pub struct StageInfo {
     pub effect: bool,
     /// Whether work with a deadline may take the place of an attempt.
     pub preemptible: bool,
+    /// Whether it works in the sector's cache directory, which is on one machine.
+    pub bound: bool,
     /// Whether it can do the work of many runs at once.
     pub batch: bool,
     /// What it takes.
@@ -532,6 +537,7 @@ impl StageRegistry {
             claim: S::CLAIM,
             effect: S::EFFECT,
             preemptible: S::PREEMPTIBLE,
+            bound: S::BOUND,
             batch,
             inputs: fields_of::<S::Input>(),
             outputs: fields_of::<S::Output>(),

@@ -31,7 +31,12 @@ pub(super) fn schema(registry: &StageRegistry) -> Value {
         &[],
     );
     let timeout = table(
-        json!({ "run": duration("from an attempt's start to its end"), "silence": duration("without a report of progress") }),
+        json!({
+            "run": duration("from an attempt's start to its end"),
+            "silence": duration("without a report of progress"),
+            "lost": duration("without a word from the machine that it is on"),
+            "on_lost": { "enum": ["wait", "reassign", "ask"], "description": "what becomes of an attempt whose machine is silent" },
+        }),
         &[],
     );
     let wait = json!({ "anyOf": [

@@ -1,7 +1,7 @@
 //! Who may start where: executors, what their attempts hold, and why a ready step has to wait.
 
 use super::*;
-use crate::executor::Machine;
+use crate::executor::{Machine, machine_of};
 use crate::resource::{Lack, Need};
 use crate::workflow::StageRef;
 
@@ -34,6 +34,12 @@ pub struct ExecutorView {
     pub attempts: Vec<Holding>,
     /// Who drains it, if somebody does.
     pub hold: Option<Hold>,
+    /// When its machine was last heard of, by monotonic clock; nothing if that is ours.
+    pub contact: Option<u64>,
+    /// Whether that is too long ago.
+    pub suspect: bool,
+    /// Who drains its machine, if somebody does.
+    pub machine_hold: Option<Hold>,
 }
 
 /// What an attempt holds.
@@ -80,6 +86,25 @@ pub(super) const SUSPENSION_MS: u64 = 60_000;
 pub(super) struct Host {
     pub(super) spec: Machine,
     pub(super) held: Resources,
+    pub(super) contact: Contact,
+}
+
+impl Place {
+    pub(super) fn new(spec: ExecutorSpec, host: usize) -> Self {
+        Self {
+            spec,
+            host,
+            held: Resources::default(),
+            attempts: 0,
+            suspended_until: 0,
+            next_start: 0,
+        }
+    }
+
+    /// Whether nothing is to start there any more.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.spec.stages.as_ref().is_some_and(Vec::is_empty)
+    }
 }
 
 /// What a ready step asks of an executor.
@@ -91,6 +116,8 @@ pub(super) struct Ask {
     need: Need,
     /// Stores that its input is in.
     stores: BTreeSet<String>,
+    /// The machine that its run's files are on, if it works with them; ours has no name.
+    bound: Option<String>,
 }
 
 /// Why an executor does not take a step.
@@ -102,8 +129,12 @@ pub(super) enum Obstacle {
     Version { has: Option<u32> },
     /// It does not reach a store.
     Store(String),
-    /// Somebody keeps it from starting anything.
-    Drained(Hold),
+    /// The run's files are on another machine.
+    Elsewhere(String),
+    /// It has not been heard of since then, by monotonic clock.
+    Suspect(u64),
+    /// Somebody keeps it, or its machine, from starting anything.
+    Drained(HoldKind, Hold),
     /// It is left alone until then, by monotonic clock.
     Suspended(u64),
     /// It runs as many attempts as it may.
@@ -129,7 +160,10 @@ impl Ask {
 impl Obstacle {
     /// Whether waiting does not help.
     pub(super) fn lasts(&self) -> bool {
-        matches!(self, Self::TooLarge(_) | Self::Version { .. } | Self::Store(_))
+        matches!(
+            self,
+            Self::TooLarge(_) | Self::Version { .. } | Self::Store(_) | Self::Elsewhere(_)
+        )
     }
 }
 
@@ -166,6 +200,12 @@ impl Core {
             held: place.held,
             attempts: attempts.remove(place.spec.name.as_str()).unwrap_or_default(),
             hold: self.site.hold(HoldKind::Executor, &place.spec.name).cloned(),
+            contact: self.hosts[place.host].contact.heard(),
+            suspect: self.hosts[place.host].contact.suspect().is_some(),
+            machine_hold: self
+                .site
+                .hold(HoldKind::Worker, &place.spec.machine.name)
+                .cloned(),
         };
         self.places.iter().map(view).collect()
     }
@@ -214,7 +254,10 @@ impl Core {
             (Some(Value::String(store)), Some(Value::String(_))) => Some(store.clone()),
             _ => None,
         };
+        let info = self.registry.info(stage.name.as_str());
+        let bound = info.filter(|info| info.bound).and_then(|_| self.bound_to(state));
         Ask {
+            bound: bound.map(str::to_owned),
             stage: stage.name.clone(),
             many: stage.many,
             version: stage.version,
@@ -237,6 +280,12 @@ impl Core {
         }
         let reaches = |store: &&String| spec.stores.as_ref().is_some_and(|own| !own.contains(store));
         obstacles.extend(ask.stores.iter().find(reaches).cloned().map(Obstacle::Store));
+        if let Some(bound) = &ask.bound
+            && machine_of(&spec.name).unwrap_or("") != bound
+        {
+            obstacles.push(Obstacle::Elsewhere(bound.clone()));
+        }
+        obstacles.extend(host.contact.suspect().map(Obstacle::Suspect));
         let need = spec.claims.over(ask.need);
         let capacity = host.spec.capacity;
         match need.take(capacity, Resources::default(), spec.gpus) {
@@ -247,8 +296,14 @@ impl Core {
                 obstacles.extend(lacks.into_iter().map(Obstacle::Lack));
             }
         }
-        let hold = self.site.hold(HoldKind::Executor, &spec.name);
-        obstacles.extend(hold.cloned().map(Obstacle::Drained));
+        let held = [
+            (HoldKind::Executor, &spec.name),
+            (HoldKind::Worker, &spec.machine.name),
+        ];
+        let held = held
+            .into_iter()
+            .filter_map(|(kind, name)| Some((kind, self.site.hold(kind, name)?)));
+        obstacles.extend(held.map(|(kind, hold)| Obstacle::Drained(kind, hold.clone())));
         if place.suspended_until > now.mono_ms {
             obstacles.push(Obstacle::Suspended(place.suspended_until));
         }

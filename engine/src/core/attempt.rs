@@ -66,9 +66,11 @@ impl Core {
         }
     }
 
-    /// Takes a report of an executor.
-    pub fn report(&mut self, report: Report, now: Now) {
+    /// Takes a report of an executor. Says whether it is about an attempt that counts: the current one of its step,
+    /// or one whose end is awaited.
+    pub fn report(&mut self, report: Report, now: Now) -> bool {
         let Report { key, token, news } = report;
+        let counts = self.counts(&key, &token);
         match news {
             News::Progress(progress) => self.advanced(&key, &token, progress, now),
             News::Ended(Ok(Outcome::Done(value))) => {
@@ -78,11 +80,25 @@ impl Core {
             News::Ended(Err(failure)) => self.ended(&key, &token, End::Failed(failure), now),
             News::Lost(why) => self.ended(&key, &token, End::Lost(why), now),
         }
+        counts
+    }
+
+    /// Whether somebody waits for what becomes of an attempt.
+    pub fn counts(&self, key: &AttemptKey, token: &Token) -> bool {
+        let awaited = |live: &Live| {
+            let gone = live.state.discarding.get(&(key.step.clone(), key.attempt));
+            gone.is_some_and(|gone| gone.token == *token)
+        };
+        self.current(key, token).is_some()
+            || self.runs.get(&key.run).is_some_and(awaited)
+            || self.orphans.get(key).is_some_and(|orphan| orphan.token == *token)
     }
 
     /// Takes the report of an attempt whose output is in a payload file.
-    pub fn report_payload(&mut self, key: &AttemptKey, token: &Token, output: Output, now: Now) {
+    pub fn report_payload(&mut self, key: &AttemptKey, token: &Token, output: Output, now: Now) -> bool {
+        let counts = self.counts(key, token);
         self.ended(key, token, End::Done(output), now);
+        counts
     }
 
     /// The step whose current attempt this is.
@@ -234,6 +250,7 @@ impl Core {
             self.limits.pop_first();
             self.give_up(&key, limit, now);
         }
+        self.look_after_machines(now);
         for place in &mut self.places {
             if place.suspended_until <= now.mono_ms {
                 place.suspended_until = 0;
@@ -300,7 +317,7 @@ impl Core {
                 .chain(self.next_trigger())
                 .chain(self.collecting.values().map(|collector| collector.due))
                 .min(),
-            limit.into_iter().chain(suspension).min(),
+            limit.into_iter().chain(suspension).chain(self.next_look()).min(),
         )
     }
 

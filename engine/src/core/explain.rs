@@ -72,7 +72,7 @@ impl Core {
         let mut conditions = match step.status {
             StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
             StepStatus::Pending => vec![upstream(state, ix)],
-            StepStatus::Running => self.under_way(state, ix),
+            StepStatus::Running => self.under_way(state, ix, now),
             StepStatus::Waiting => waiting(state, ix, now),
             StepStatus::Failed => failed(state, ix),
             StepStatus::Ready => Vec::new(),
@@ -159,9 +159,26 @@ impl Core {
                     format!("executor `{name}` does not reach the store `{store}`, where its input is");
                 Condition::new("store", since, text)
             }
-            Obstacle::Drained(hold) => {
+            Obstacle::Elsewhere(machine) => {
+                let machine = if machine.is_empty() {
+                    "the daemon's machine"
+                } else {
+                    machine.as_str()
+                };
                 let text = format!(
-                    "executor `{name}` is drained by {}: sealflow executor resume {name}",
+                    "executor `{name}` is not on {machine}, where the cache directory of {} is",
+                    ask.stage()
+                );
+                Condition::new("elsewhere", since, text)
+            }
+            Obstacle::Suspect(heard) => suspect(&spec.machine.name, heard, since, now),
+            Obstacle::Drained(kind, hold) => {
+                let (kind, which) = match kind {
+                    HoldKind::Worker => ("worker", &spec.machine.name),
+                    _ => ("executor", name),
+                };
+                let text = format!(
+                    "{kind} `{which}` is drained by {}: sealflow {kind} resume {which}",
                     hold.by.text()
                 );
                 Condition::new("drained", hold.since, text).with("running", place.attempts as u64)
@@ -243,19 +260,21 @@ impl Core {
     }
 
     /// What a step that runs is busy with, beside an attempt of its own.
-    fn under_way(&self, state: &RunState, ix: StepIx) -> Vec<Condition> {
+    fn under_way(&self, state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
         let step = state.step(ix);
         if let Some(items) = &step.items {
             let text = format!("{} of {} items are not through", items.left, items.total);
             let condition = Condition::new("items", step.since, text).with("left", items.left.into());
             return vec![condition.with("total", items.total.into())];
         }
-        let other = step
-            .current
-            .as_ref()
-            .and_then(|current| run_of(&current.executor));
-        let Some(other) = other else {
-            return Vec::new();
+        let executor = step.current.as_ref().map(|current| current.executor.as_str());
+        let silent = executor.and_then(|executor| {
+            let place = self.places.iter().find(|place| place.spec.name == executor)?;
+            let host = &self.hosts[place.host];
+            Some(suspect(&host.spec.name, host.contact.suspect()?, step.since, now))
+        });
+        let Some(other) = executor.and_then(run_of) else {
+            return silent.into_iter().collect();
         };
         let stands = match (self.runs.get(&other), self.damaged.get(&other)) {
             (Some(live), _) => match &live.state.pause {
@@ -335,7 +354,9 @@ fn collecting(collector: &Collector, since: u64, now: Now) -> Condition {
 fn held_back(kind: HoldKind, state: &RunState, stage: &StageName, hold: &Hold) -> Condition {
     let (what, name) = match kind {
         HoldKind::Stage => ("stage", stage.as_str()),
-        HoldKind::Workflow | HoldKind::Executor => ("workflow", state.graph.data().name.as_str()),
+        HoldKind::Workflow | HoldKind::Executor | HoldKind::Worker => {
+            ("workflow", state.graph.data().name.as_str())
+        }
     };
     let text = format!(
         "{what} `{name}` is paused by {}: sealflow {what} resume {name}",
@@ -455,4 +476,11 @@ fn failed(state: &RunState, ix: StepIx) -> Vec<Condition> {
     let most = state.spec(ix).retry.max_attempts;
     let condition = Condition::new("failed", step.since, failure).with("charged", step.charged.into());
     vec![condition.with("max_attempts", most.into())]
+}
+
+/// A machine has not been heard of.
+fn suspect(machine: &str, heard: u64, since: u64, now: Now) -> Condition {
+    let silent = now.mono_ms.saturating_sub(heard);
+    let text = format!("worker `{machine}` has not been heard of for {} s", silent / 1000);
+    Condition::new("suspect_worker", since, text).with("silent_ms", silent)
 }

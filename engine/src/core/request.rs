@@ -28,8 +28,8 @@ pub struct StartRun {
 pub struct Fork {
     /// The other run.
     pub from: RunId,
-    /// Outputs of its steps, needs first.
-    pub outputs: Vec<(StepName, Output)>,
+    /// What its steps gave and where they were done, needs first.
+    pub outputs: Vec<(StepName, Output, Option<String>)>,
 }
 
 impl Fork {
@@ -51,7 +51,7 @@ impl Fork {
             // What needs a step that is done again is done again too.
             match taken {
                 Some(output) if spec.needs.iter().all(|need| !left_out.contains(need)) => {
-                    outputs.push((spec.name.clone(), output.clone()));
+                    outputs.push((spec.name.clone(), output.clone(), step.ran_on.clone()));
                 }
                 _ => {
                     left_out.insert(ix);
@@ -370,10 +370,11 @@ impl Core {
         };
         let fork = start.fork.iter();
         let adopted = fork.flat_map(|fork| fork.outputs.iter().map(|one| (one, fork.from.clone())));
-        let adopted = adopted.map(|((step, output), from)| Event::StepAdopted {
+        let adopted = adopted.map(|((step, output, ran_on), from)| Event::StepAdopted {
             step: step.clone(),
             output: output.clone(),
             from,
+            ran_on: ran_on.clone(),
         });
         let at = *self.at.get_or_insert(now.wall_ms);
         self.create(

@@ -42,6 +42,9 @@ impl Core {
             HoldKind::Executor if self.places.iter().all(|place| place.spec.name != name) => {
                 return unknown(self.places.iter().map(|place| place.spec.name.as_str()).collect());
             }
+            HoldKind::Worker if self.hosts.iter().all(|host| host.spec.name != name) => {
+                return unknown(self.hosts.iter().map(|host| host.spec.name.as_str()).collect());
+            }
             // Runs of a workflow may come later.
             HoldKind::Workflow if WorkflowName::new(&name).is_err() => {
                 return Err(Refused::State(format!("`{name}` is not the name of a workflow")));

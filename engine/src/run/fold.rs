@@ -100,6 +100,7 @@ impl RunState {
                     return Err(format!("attempt {visit}.{attempt} of `{step}` is out of order"));
                 }
                 state.attempts = *attempt;
+                state.ran_on = Some(executor.clone());
                 state.current = Some(Current {
                     attempt: *attempt,
                     token: token.clone(),
@@ -270,11 +271,14 @@ impl RunState {
                 self.redo(ix, at);
                 self.succeed(ix, output.clone(), at);
             }
-            Event::StepAdopted { step, output, .. } => {
+            Event::StepAdopted {
+                step, output, ran_on, ..
+            } => {
                 let ix = self.find_or(step)?;
                 if self.seq > 1 || self.step(ix).is_through() || self.step(ix).unmet > 0 {
                     return Err(format!("step `{step}` cannot be taken over now"));
                 }
+                self.steps[ix.get()].ran_on.clone_from(ran_on);
                 self.succeed(ix, output.clone(), at);
             }
             Event::StepApproved { step, .. } => {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use sha2::Digest;
 
-use super::graph::{GraphData, Source, StepSpec};
+use super::graph::{GraphData, OnLost, Source, StepSpec};
 
 /// One thing that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +147,11 @@ fn step_keys(graph: &GraphData, step: &StepSpec) -> Keys {
         ("retry.on", on.join(", ")),
         ("timeout.run", limit(step.timeout.run_ms)),
         ("timeout.silence", limit(step.timeout.silence_ms)),
+        ("timeout.lost", limit(step.timeout.lost_ms)),
+        (
+            "timeout.on_lost",
+            step.timeout.on_lost.map_or("", OnLost::as_str).to_owned(),
+        ),
         (
             "wait",
             step.wait

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::OnLost;
 use super::diagnostic::{Diagnostic, did_you_mean};
 use super::reader::{Complaints, Sp, Table, Value, kind, to_json};
 use crate::failure::FailureClass;
@@ -57,6 +58,8 @@ pub(super) struct RetryDecl {
 pub(super) struct TimeoutDecl {
     pub(super) run: Option<Sp<Duration>>,
     pub(super) silence: Option<Sp<Duration>>,
+    pub(super) lost: Option<Sp<Duration>>,
+    pub(super) on_lost: Option<OnLost>,
 }
 
 pub(super) struct StepDecl {
@@ -312,6 +315,20 @@ fn read_params(table: Table<'_, '_>) -> Vec<ParamDecl> {
     params
 }
 
+fn read_on_lost(table: &Table<'_, '_>) -> Option<OnLost> {
+    let word = table.string("on_lost")?;
+    let all = [OnLost::Wait, OnLost::Reassign, OnLost::Ask];
+    let found = all.into_iter().find(|one| one.as_str() == word.value);
+    if found.is_none() {
+        let what = format!("`{}` is not known", word.value);
+        let hint = "on_lost is wait, reassign or ask";
+        table
+            .complaints()
+            .add(Diagnostic::error("wrong_value", word.span, what).hint(hint));
+    }
+    found
+}
+
 fn read_policies(table: &Table<'_, '_>) -> Policies {
     let mut policies = Policies::default();
     if let Some(retry) = table.table("retry") {
@@ -327,6 +344,8 @@ fn read_policies(table: &Table<'_, '_>) -> Policies {
         policies.timeout = TimeoutDecl {
             run: timeout.duration("run"),
             silence: timeout.duration("silence"),
+            lost: timeout.duration("lost"),
+            on_lost: read_on_lost(&timeout),
         };
         timeout.finish();
     }

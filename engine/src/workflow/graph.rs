@@ -265,6 +265,38 @@ pub struct Timeouts {
     /// Without any report of progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence_ms: Option<u64>,
+    /// Without a word from the machine that it is on. Unless the file says otherwise 45 s, or 12 s for what is worth
+    /// something only until a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_ms: Option<u64>,
+    /// What then becomes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_lost: Option<OnLost>,
+}
+
+/// What becomes of an attempt whose machine has fallen silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// It is waited for. So it is done with steps that work in the sector's cache directory, unless the file says
+    /// otherwise.
+    Wait,
+    /// The step is done on another machine, or on the same when it is back; what the lost attempt still reports
+    /// does not count.
+    Reassign,
+    /// The run pauses, and a person decides.
+    Ask,
+}
+
+impl OnLost {
+    /// The word in workflow files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Reassign => "reassign",
+            Self::Ask => "ask",
+        }
+    }
 }
 
 /// What a step waits for before its stage starts.

@@ -14,8 +14,8 @@ pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, Severity};
 pub use diff::{Changed, Difference, changed_keys, diff};
 pub use graph::{
-    BatchSpec, Foreach, Graph, GraphData, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx, StepSpec,
-    Timeouts, WaitSpec,
+    BatchSpec, Foreach, Graph, GraphData, OnLost, ParamSpec, Retry, RewindEdge, Source, StageRef, StepIx,
+    StepSpec, Timeouts, WaitSpec,
 };
 
 use crate::stage::StageRegistry;

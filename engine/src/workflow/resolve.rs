@@ -818,6 +818,8 @@ fn timeouts(defaults: &Policies, own: &Policies) -> Timeouts {
     Timeouts {
         run_ms: pick(&own.timeout.run, &defaults.timeout.run),
         silence_ms: pick(&own.timeout.silence, &defaults.timeout.silence),
+        lost_ms: pick(&own.timeout.lost, &defaults.timeout.lost),
+        on_lost: own.timeout.on_lost.or(defaults.timeout.on_lost),
     }
 }
 

@@ -644,7 +644,8 @@ fn a_whole_file_becomes_a_graph() {
         step("fetch").timeout,
         Timeouts {
             run_ms: Some(3_600_000),
-            silence_ms: Some(60_000)
+            silence_ms: Some(60_000),
+            ..Timeouts::default()
         }
     );
     assert_eq!(step("fetch").wait, Some(WaitSpec::For(600_000)));

@@ -69,6 +69,7 @@ impl Stage for C1 {
     const NAME: &'static str = "c1";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("c1.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

@@ -52,6 +52,7 @@ impl Stage for Finalize {
     const NAME: &'static str = "finalize";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("finalize.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

@@ -221,6 +221,7 @@ impl Stage for Pc1 {
     const NAME: &'static str = "pc1";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("pc1.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

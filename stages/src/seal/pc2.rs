@@ -65,6 +65,7 @@ impl Stage for Pc2 {
     const NAME: &'static str = "pc2";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("pc2.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

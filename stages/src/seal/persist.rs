@@ -71,6 +71,7 @@ impl Stage for Persist {
     const NAME: &'static str = "persist";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("persist.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

@@ -68,6 +68,7 @@ impl Stage for SynthProof {
     const NAME: &'static str = "synth_proof";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("synth_proof.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

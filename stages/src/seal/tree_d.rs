@@ -60,6 +60,7 @@ impl Stage for TreeD {
     const NAME: &'static str = "tree_d";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("tree_d.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

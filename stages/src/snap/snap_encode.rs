@@ -81,6 +81,7 @@ impl Stage for SnapEncode {
     const NAME: &'static str = "snap_encode";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("snap_encode.rs");
+    const BOUND: bool = true;
     type Input = Input;
     type Output = Output;
 

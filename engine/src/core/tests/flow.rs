@@ -3,6 +3,7 @@
 
 mod families;
 mod items;
+mod machines;
 mod migrate;
 
 use super::*;
@@ -69,6 +70,24 @@ stage!(Take, "take", One, One, false);
 stage!(Try, "try", Maybe, One, false);
 stage!(Send, "send", Nothing, One, true);
 
+/// Works in the sector's cache directory.
+struct Grind;
+
+impl Stage for Grind {
+    const NAME: &'static str = "grind";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = "//! Works.";
+    const BOUND: bool = true;
+    type Input = Nothing;
+    type Output = One;
+    fn costs(&self, _: &Value) -> Need {
+        Need::default()
+    }
+    async fn run(&self, _: &StageContext, _: Nothing) -> Result<Outcome<One>, Failure> {
+        Err(Failure::permanent("by_hand", "the test reports"))
+    }
+}
+
 pub(super) fn stages() -> Arc<StageRegistry> {
     let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
     let kind = SubjectKind {
@@ -83,7 +102,8 @@ pub(super) fn stages() -> Arc<StageRegistry> {
         .with(Gather)
         .with(Take)
         .with(Try)
-        .with(Send);
+        .with(Send)
+        .with(Grind);
     Arc::new(registry)
 }
 
@@ -97,6 +117,8 @@ pub(super) struct Flow {
     entries: Vec<Entry>,
     rows: BTreeMap<StepIx, StepRow>,
     running: BTreeMap<String, Dispatch>,
+    /// Attempts that executors were asked for.
+    asked: Vec<AttemptKey>,
     ms: u64,
 }
 
@@ -119,6 +141,7 @@ impl Flow {
             entries: Vec::new(),
             rows: BTreeMap::new(),
             running: BTreeMap::new(),
+            asked: Vec::new(),
             ms: 0,
         };
         flow.settle();
@@ -157,7 +180,9 @@ impl Flow {
                         self.running.insert(dispatch.key.step.to_string(), *dispatch);
                     }
                     Effect::Stop { key, .. } => {
-                        let stopped = self.running.remove(key.step.as_str()).unwrap();
+                        let Some(stopped) = self.running.remove(key.step.as_str()) else {
+                            continue;
+                        };
                         let report = Report {
                             key: stopped.key,
                             token: stopped.token,
@@ -165,8 +190,9 @@ impl Flow {
                         };
                         self.core.report(report, now);
                     }
-                    Effect::Attach { .. } | Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
-                        panic!("nothing was restored, and no run works for another")
+                    Effect::Attach { key, .. } => self.asked.push(key),
+                    Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
+                        panic!("no run works for another")
                     }
                 }
             }
@@ -523,7 +549,7 @@ fn a_fork_takes_over_what_came_before() {
     flow.done("list", listed(&[5], true));
     flow.done("each[0]", json!({"number": 50}));
     let fork = Fork::of(&flow.state(), &step("gather")).unwrap();
-    let names: Vec<&str> = fork.outputs.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = fork.outputs.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names, ["list"]);
     let mut second = start(&flow.graph, json!({"id": 2}), None);
     second.fork = Some(fork);

@@ -402,6 +402,7 @@ fn equal_limits_are_two_limits() {
     let timeout = Timeouts {
         run_ms: Some(1000),
         silence_ms: Some(1000),
+        ..Timeouts::default()
     };
     let mut core = core(vec![place("main", 1, 10)]);
     let run = core
@@ -429,6 +430,7 @@ fn an_attempt_that_outlives_the_daemon_is_still_limited() {
     let timeout = Timeouts {
         run_ms: Some(1000),
         silence_ms: None,
+        ..Timeouts::default()
     };
     let graph = graph_with(Claim::Write, timeout);
     let mut first = core(vec![place("main", 1, 10)]);
@@ -453,6 +455,7 @@ fn what_was_given_up_is_stopped_again_after_a_restart() {
     let timeout = Timeouts {
         run_ms: Some(1000),
         silence_ms: None,
+        ..Timeouts::default()
     };
     let graph = graph_with(Claim::Write, timeout);
     let mut first = core(vec![place("main", 1, 10)]);

@@ -160,7 +160,11 @@ fn spec(at: usize, plan: &StepPlan, needs: Vec<StepIx>, before: &[StepSpec]) -> 
             max_backoff_ms: 3000,
             on: BTreeSet::from_iter(on.iter().copied()),
         },
-        timeout: Timeouts { run_ms, silence_ms },
+        timeout: Timeouts {
+            run_ms,
+            silence_ms,
+            ..Timeouts::default()
+        },
         wait: match plan.wait {
             0 => Some(WaitSpec::For(2000)),
             1 => Some(WaitSpec::Signal(format!("go{}", at % 2))),

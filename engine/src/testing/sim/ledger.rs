@@ -294,7 +294,9 @@ impl Ledger {
             Event::StepExpired { step } => self.expires(step, at)?,
             Event::StepSkipped { step, .. } => self.skips(step)?,
             Event::StepOverridden { step, output, .. } => self.overridden(step, output)?,
-            Event::StepAdopted { step, output, from } => self.adopts(step, output, from)?,
+            Event::StepAdopted {
+                step, output, from, ..
+            } => self.adopts(step, output, from)?,
             Event::Rewound { on, from, to } => self.rewinds(on, from, to)?,
             Event::StepRedone { step, .. } => {
                 let place = self.find(step)?;

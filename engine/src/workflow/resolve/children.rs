@@ -118,6 +118,7 @@ impl<'a> Children<'a> {
             })
         };
         let info = StageInfo {
+            bound: false,
             name: claim_name,
             version: 1,
             claim: data.claim,

@@ -18,6 +18,7 @@ fn limited(silence_ms: u64) -> Arc<Graph> {
         Timeouts {
             run_ms: None,
             silence_ms: Some(silence_ms),
+            ..Timeouts::default()
         },
     )
 }

@@ -581,6 +581,43 @@ impl StageRegistry {
             .map(|(_, (info, _))| info)
     }
 
+    /// Whether a stage could have given this: an object with the fields that it gives, each of its type.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn fits(&self, stage: &StageName, output: &Value) -> Result<(), String> {
+        let fields = output
+            .as_object()
+            .ok_or("an output is an object of fields and values")?;
+        let info = self
+            .info(stage.as_str())
+            .ok_or_else(|| format!("there is no stage `{stage}`"))?;
+        let known = &info.outputs;
+        if let Some(unknown) = fields
+            .keys()
+            .find(|field| known.iter().all(|one| one.name != **field))
+        {
+            let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
+            let names = names.join(", ");
+            return Err(format!("`{stage}` has no output `{unknown}`; it has: {names}"));
+        }
+        for field in known {
+            match fields.get(&field.name).filter(|value| !value.is_null()) {
+                None if field.required && !field.ty.ends_with('?') => {
+                    return Err(format!("the output lacks `{}` ({})", field.name, field.ty));
+                }
+                Some(value) => {
+                    let ty = self.param_type(&field.ty);
+                    if let Some(Err(why)) = ty.map(|ty| ty.normalise(value.clone())) {
+                        return Err(format!("`{}` is not of type {}: {why}", field.name, field.ty));
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The stage itself.
     pub fn stage(&self, name: &StageName) -> Option<&Arc<dyn DynStage>> {
         self.stages.get(name).map(|(_, stage)| stage)

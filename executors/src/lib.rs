@@ -1,5 +1,6 @@
 //! Where attempts run. One module an executor kind.
 
 mod in_process;
+pub mod remote;
 
 pub use in_process::InProcess;

@@ -296,37 +296,11 @@ fn check_output(
             crate::dispatcher::INLINE_LIMIT >> 10
         ));
     }
-    let stage = state.spec(ix).stage.as_ref();
-    let known = stage
-        .and_then(|stage| registry.info(stage.name.as_str()))
-        .map(|info| info.outputs.as_slice());
-    let known = known.unwrap_or_default();
-    if let Some(unknown) = fields
-        .keys()
-        .find(|field| known.iter().all(|one| one.name != **field))
-    {
-        let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
-        return refuse(format!(
-            "`{name}` has no output `{unknown}`; it has: {}",
-            names.join(", ")
-        ));
+    match &state.spec(ix).stage {
+        Some(stage) => registry.fits(&stage.name, output).map_err(Refused::Params),
+        None if fields.is_empty() => Ok(()),
+        None => refuse(format!("`{name}` gives nothing")),
     }
-    for field in known {
-        let value = fields.get(&field.name).filter(|value| !value.is_null());
-        match value {
-            None if field.required && !field.ty.ends_with('?') => {
-                return refuse(format!("the output lacks `{}` ({})", field.name, field.ty));
-            }
-            Some(value) => {
-                let ty = registry.param_type(&field.ty);
-                if let Some(Err(why)) = ty.map(|ty| ty.normalise(value.clone())) {
-                    return refuse(format!("`{}` is not of type {}: {why}", field.name, field.ty));
-                }
-            }
-            None => {}
-        }
-    }
-    Ok(())
 }
 
 /// The signals that a run's steps wait for, or may come to wait for.

@@ -1,0 +1,246 @@
+//! What an executor implements, and the table of attempts that it has.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::Bytes;
+
+use crate::outbox::{Outbox, OutboxError, Which, which};
+use crate::v1;
+
+/// The work of an executor.
+pub trait Handler: Send + Sync + 'static {
+    /// Does the work of one attempt. A panic is reported as a failure. When [`Context::cancelled`] says so the work
+    /// is not wanted any more: end as soon as that is possible.
+    fn run(&self, job: Job, cx: Context) -> impl Future<Output = End> + Send;
+}
+
+/// An attempt to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The attempt: one try of one step.
+    pub attempt: v1::Attempt,
+    /// Which of the offered executors is meant.
+    pub executor: String,
+    /// What the run is about, for example `f01000/7`.
+    pub subject: String,
+    /// The stage.
+    pub stage: String,
+    /// Its version.
+    pub version: u32,
+    /// Whether the input is that of many members of a batch.
+    pub many: bool,
+    /// The input: JSON.
+    pub input: Bytes,
+    /// What the attempt may use of the machine.
+    pub held: v1::Resources,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// It did its work; the output as JSON.
+    Done(Vec<u8>),
+    /// It must wait; what for, as JSON.
+    Park(Vec<u8>),
+    /// It failed.
+    Failed(Failure),
+    /// It ended without a result, through no fault of the work.
+    Lost(String),
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// `transient` (try again), `permanent` (a person must look), `rewind` (go back along the edge that the
+    /// workflow declares for the code) or `critical` (this machine or disk is bad).
+    pub class: &'static str,
+    /// A slug, for example `no_space`.
+    pub code: String,
+    /// What happened, where, and what to do.
+    pub message: String,
+}
+
+/// What an attempt may do while it runs.
+#[derive(Clone)]
+pub struct Context {
+    attempt: v1::Attempt,
+    cancel: CancellationToken,
+    table: Arc<Table>,
+}
+
+impl Context {
+    /// Tells how far the attempt is. Only the latest word is sent.
+    pub fn progress(&self, progress: v1::Progress) {
+        self.table
+            .locked()
+            .progress
+            .insert(which(&self.attempt), progress);
+        self.table.news.notify_one();
+    }
+
+    /// Asked to stop.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancel
+    }
+}
+
+struct Running {
+    attempt: v1::Attempt,
+    cancel: CancellationToken,
+    /// Nobody wants its end.
+    superseded: bool,
+}
+
+/// Attempts that this process has, and what is to be told about them.
+pub(crate) struct Table {
+    inner: Mutex<Inner>,
+    /// Something is to be reported.
+    pub(crate) news: tokio::sync::Notify,
+    /// An attempt ended.
+    pub(crate) ended: tokio::sync::Notify,
+}
+
+pub(crate) struct Inner {
+    running: BTreeMap<Which, Running>,
+    pub(crate) progress: BTreeMap<Which, v1::Progress>,
+    pub(crate) outbox: Outbox,
+}
+
+impl Table {
+    pub(crate) fn new(outbox: Outbox) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                running: BTreeMap::new(),
+                progress: BTreeMap::new(),
+                outbox,
+            }),
+            news: tokio::sync::Notify::new(),
+            ended: tokio::sync::Notify::new(),
+        }
+    }
+
+    pub(crate) fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that a registration lists: what runs and counts, and ends that are not acknowledged.
+    pub(crate) fn listed(&self) -> Vec<v1::Attempt> {
+        let inner = self.locked();
+        let running = inner.running.values().filter(|one| !one.superseded);
+        let running = running.map(|one| one.attempt.clone());
+        let ended = inner.outbox.all().filter_map(|item| item.attempt.clone());
+        running.chain(ended).collect()
+    }
+
+    /// The work is not wanted: it is stopped, and its end is not reported if nobody waits for that.
+    pub(crate) fn stop(&self, attempt: &v1::Attempt, superseded: bool) {
+        let mut inner = self.locked();
+        let key = which(attempt);
+        if superseded {
+            inner.progress.remove(&key);
+            if inner.outbox.contains(&key) {
+                inner.outbox.remove(&key);
+            }
+        }
+        if let Some(running) = inner.running.get_mut(&key) {
+            running.superseded |= superseded;
+            running.cancel.cancel();
+        }
+        drop(inner);
+        self.ended.notify_waiters();
+    }
+
+    /// Whether nothing runs and nothing is to be reported.
+    pub(crate) fn is_idle(&self) -> bool {
+        let inner = self.locked();
+        inner.running.is_empty() && inner.outbox.is_empty()
+    }
+
+    /// Whether what nobody wants any more still runs for this run: it may write where a new attempt would.
+    fn in_the_way(&self, run: &str) -> bool {
+        let inner = self.locked();
+        let mut running = inner.running.values();
+        running.any(|one| one.superseded && one.attempt.run == run)
+    }
+
+    /// Starts an attempt, unless it is here already.
+    pub(crate) fn start<H: Handler>(self: &Arc<Self>, handler: &Arc<H>, job: Job) {
+        let cancel = CancellationToken::new();
+        let key = which(&job.attempt);
+        {
+            let mut inner = self.locked();
+            if inner.running.contains_key(&key) || inner.outbox.contains(&key) {
+                return;
+            }
+            let running = Running {
+                attempt: job.attempt.clone(),
+                cancel: cancel.clone(),
+                superseded: false,
+            };
+            inner.running.insert(key.clone(), running);
+        }
+        let (table, handler) = (self.clone(), handler.clone());
+        drop(tokio::spawn(async move {
+            while table.in_the_way(&job.attempt.run) && !cancel.is_cancelled() {
+                let ended = table.ended.notified();
+                if table.in_the_way(&job.attempt.run) {
+                    ended.await;
+                }
+            }
+            let attempt = job.attempt.clone();
+            let cx = Context {
+                attempt: attempt.clone(),
+                cancel: cancel.clone(),
+                table: table.clone(),
+            };
+            let end = if cancel.is_cancelled() {
+                End::Lost("stopped before it began".to_owned())
+            } else {
+                // A task of its own, so that a panic ends there.
+                match tokio::spawn(async move { handler.run(job, cx).await }).await {
+                    Ok(end) => end,
+                    Err(error) => End::Failed(Failure {
+                        class: "permanent",
+                        code: "panicked".to_owned(),
+                        message: format!("the executor's code panicked: {error}; this is a bug of it"),
+                    }),
+                }
+            };
+            if let Err(error) = table.end(attempt, end) {
+                tracing::error!(%error, "a result cannot be kept; it is lost if this process ends now");
+            }
+        }));
+    }
+
+    fn end(&self, attempt: v1::Attempt, end: End) -> Result<(), OutboxError> {
+        let key = which(&attempt);
+        let news = match end {
+            End::Done(output) => v1::item::News::Output(output.into()),
+            End::Park(wake) => v1::item::News::Park(wake.into()),
+            End::Failed(Failure { class, code, message }) => v1::item::News::Failure(v1::Failure {
+                class: class.to_owned(),
+                code,
+                message,
+            }),
+            End::Lost(why) => v1::item::News::Lost(why),
+        };
+        let item = v1::Item {
+            attempt: Some(attempt),
+            news: Some(news),
+        };
+        let mut inner = self.locked();
+        inner.progress.remove(&key);
+        let running = inner.running.remove(&key);
+        let kept = match running {
+            Some(Running { superseded: true, .. }) | None => Ok(()),
+            Some(_) => inner.outbox.put(item),
+        };
+        drop(inner);
+        self.ended.notify_waiters();
+        self.news.notify_one();
+        kept
+    }
+}

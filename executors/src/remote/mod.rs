@@ -1,0 +1,13 @@
+//! Executors on other machines. They connect to us ([`Service`]), offer what they can, and each offer becomes an
+//! executor of the engine. What connects them is a link, one for each machine, which survives losses of contact.
+
+mod convert;
+mod link;
+mod service;
+
+pub use service::{Access, Caller, Service};
+
+/// The store that artifacts in a machine's own scratch space are said to be in.
+pub fn scratch_of(machine: &str) -> String {
+    format!("{}@{machine}", sealflow_engine::artifact::SCRATCH)
+}

@@ -1,5 +1,7 @@
 //! Where attempts run. One module an executor kind.
 
 mod in_process;
+pub mod processor;
 
 pub use in_process::InProcess;
+pub use processor::ExtProcessor;

@@ -53,12 +53,11 @@ fn main() -> ExitCode {
     if has("leaves-orphans") {
         // One that hides as a daemon would: in a session of its own.
         let hidden = "setsid sleep 3333 & setsid sh -c 'sleep 3334 & wait' & exit 0";
-        drop(
-            std::process::Command::new("sh")
-                .args(["-c", hidden])
-                .status()
-                .unwrap(),
-        );
+        let shell = std::process::Command::new("sh")
+            .args(["-c", hidden])
+            .status()
+            .unwrap();
+        assert!(shell.success());
     }
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();

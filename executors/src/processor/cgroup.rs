@@ -85,6 +85,23 @@ impl Host {
         host
     }
 
+    /// Removes what daemons left that were killed together with their guards. A group's name holds the number of
+    /// the process that made it.
+    pub(super) fn sweep(&self) {
+        for above in self.unified.iter().chain(self.single.values()) {
+            for entry in fs::read_dir(above.join(OURS)).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let maker = name
+                    .to_str()
+                    .and_then(|name| name.rsplit('.').nth(1)?.parse::<u32>().ok());
+                if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                    // One in which something runs stays by itself.
+                    drop(fs::remove_dir(entry.path()));
+                }
+            }
+        }
+    }
+
     /// Makes groups with this name. What cannot be had is listed as missing.
     pub(super) fn make(&self, name: &str, wanted: &Wanted) -> Groups {
         let mut groups = Groups::default();

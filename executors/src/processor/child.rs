@@ -139,7 +139,7 @@ impl Child {
         if let Some(text) = died {
             return Err(Failure::transient(
                 "child_died",
-                format!("before it was ready: {text}"),
+                format!("before it was ready: {text}{}", child.said()),
             ));
         }
         child.kill().await;
@@ -350,12 +350,21 @@ impl Child {
                 }
                 continue;
             }
-            self.take(&line, ready.is_none());
+            if self.take(&line) == Taken::Fault && ready.is_none() && self.strict {
+                // What it says after that does not count.
+                let text = format!(
+                    "it wrote `{}` to stdout, which is no answer (strict_stdout)",
+                    head(&line)
+                );
+                locked(&self.cause).get_or_insert(Cause::Fault("protocol_fault", text));
+                tree::signal_below(self.guard, Signal::KILL);
+                break;
+            }
         }
         self.close_stdin();
     }
 
-    fn take(&self, line: &Line, is_ready: bool) {
+    fn take(&self, line: &Line) -> Taken {
         match Message::of(line) {
             Message::Answer { id, result } => {
                 let Some(pending) = locked(&self.pending).remove(&id) else {
@@ -364,35 +373,34 @@ impl Child {
                         "out",
                         format!("an answer to request {id}, which is not open").as_bytes(),
                     );
-                    return;
+                    return Taken::Answer;
                 };
                 self.noise.answers.fetch_add(1, Ordering::Relaxed);
                 let result = result.map_err(|err_msg| End::Failed(failure_of(&err_msg)));
                 drop(pending.to.send(result));
+                Taken::Answer
             }
             Message::Broken { id, why } => {
                 self.beside("out", &line.bytes);
                 let Some(pending) = locked(&self.pending).remove(&id) else {
                     self.noise.noise.fetch_add(1, Ordering::Relaxed);
-                    return;
+                    return Taken::Fault;
                 };
-                let head = String::from_utf8_lossy(&line.bytes[..line.bytes.len().min(100)]).into_owned();
-                let text = format!("the program's answer cannot be read: {why}; it begins with `{head}`");
+                let text = format!(
+                    "the program's answer cannot be read: {why}; it begins with `{}`",
+                    head(line)
+                );
                 drop(
                     pending
                         .to
                         .send(Err(End::Failed(Failure::transient("bad_answer", text)))),
                 );
+                Taken::Answer
             }
             Message::Noise => {
                 self.noise.noise.fetch_add(1, Ordering::Relaxed);
                 self.beside("out", &line.bytes);
-                if self.strict && is_ready {
-                    let head = String::from_utf8_lossy(&line.bytes[..line.bytes.len().min(100)]).into_owned();
-                    let text = format!("it wrote `{head}` to stdout, which is no answer (strict_stdout)");
-                    locked(&self.cause).get_or_insert(Cause::Fault("protocol_fault", text));
-                    tree::signal_below(self.guard, Signal::KILL);
-                }
+                Taken::Fault
             }
         }
     }
@@ -482,6 +490,18 @@ impl Child {
         let lines: Vec<&str> = last.iter().map(String::as_str).collect();
         format!("; its last words: {}", lines.join("\n"))
     }
+}
+
+/// Whether a line belonged to the protocol.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Answer,
+    Fault,
+}
+
+/// The beginning of a line, for a message.
+fn head(line: &Line) -> String {
+    String::from_utf8_lossy(&line.bytes[..line.bytes.len().min(100)]).into_owned()
 }
 
 const OUT_OF_MEMORY: &str = "out of memory";

@@ -173,7 +173,10 @@ async fn watch(plan: &Plan, command: &[String]) -> io::Result<u8> {
     };
     let left = kill_all(plan, child);
     let status = status.or(left);
-    plan.groups.iter().for_each(|group| cgroup::remove(group));
+    if getppid() != Some(parent) {
+        // A parent that is there looks first whether memory ran out.
+        plan.groups.iter().for_each(|group| cgroup::remove(group));
+    }
     Ok(tell(status))
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Line {
     pub(super) bytes: Vec<u8>,
     /// It was longer, and its rest is gone.
     pub(super) cut: bool,
+    /// The program ended before it ended the line.
+    pub(super) unfinished: bool,
 }
 
 impl<R: Read> Lines<R> {
@@ -29,7 +31,7 @@ impl<R: Read> Lines<R> {
 
     /// The next line; none at the end.
     pub(super) fn next(&mut self) -> std::io::Result<Option<Line>> {
-        let (mut bytes, mut cut, mut any) = (Vec::new(), false, false);
+        let (mut bytes, mut cut, mut any, mut unfinished) = (Vec::new(), false, false, true);
         loop {
             let chunk = match self.inner.fill_buf() {
                 Ok(chunk) => chunk,
@@ -47,13 +49,18 @@ impl<R: Read> Lines<R> {
             cut |= taken > room;
             self.inner.consume(taken + usize::from(end.is_some()));
             if end.is_some() {
+                unfinished = false;
                 break;
             }
         }
         if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Ok(any.then_some(Line { bytes, cut }))
+        Ok(any.then_some(Line {
+            bytes,
+            cut,
+            unfinished,
+        }))
     }
 }
 
@@ -71,6 +78,20 @@ pub(super) enum Message {
 impl Message {
     /// Tells what a line is, as the reference does: `err_msg` goes before `output`, and one of them must be there.
     pub(super) fn of(line: &Line) -> Self {
+        if line.unfinished {
+            // Its end tells more than what it did not finish.
+            return Self::finished(line).unwrap_or(Self::Noise);
+        }
+        Self::whole(line)
+    }
+
+    /// The answer in a line that only lacks its end.
+    fn finished(line: &Line) -> Option<Self> {
+        let message = Self::whole(line);
+        matches!(message, Self::Answer { .. }).then_some(message)
+    }
+
+    fn whole(line: &Line) -> Self {
         let broken = |why: String| request_id(&line.bytes).map_or(Self::Noise, |id| Self::Broken { id, why });
         if line.cut {
             return broken("it is longer than `max_line`".to_owned());
@@ -78,6 +99,9 @@ impl Message {
         let Ok(text) = std::str::from_utf8(&line.bytes) else {
             return broken("it is not UTF-8".to_owned());
         };
+        if !text.trim_start().starts_with('{') {
+            return Self::Noise;
+        }
         let response: Response<'_> = match serde_json::from_str(text) {
             Ok(response) => response,
             Err(error) => return broken(error.to_string()),
@@ -115,6 +139,7 @@ mod tests {
         Message::of(&Line {
             bytes: bytes.to_vec(),
             cut: false,
+            unfinished: false,
         })
     }
 

@@ -35,8 +35,10 @@ pub(super) struct Pool {
     counts: Arc<Counts>,
     health: Mutex<Health>,
     log: Arc<Log>,
-    serial: AtomicU64,
 }
+
+/// Counts the children of this process: no two share their control groups.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Default)]
 struct Health {
@@ -55,15 +57,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     pub(super) fn new(name: String, settings: Settings) -> Arc<Self> {
         let log = Arc::new(Log::new(executor_log(&settings.logs, &name)));
+        let host = Host::find();
+        host.sweep();
         Arc::new(Self {
             name,
             settings,
-            host: Host::find(),
+            host,
             slots: Mutex::default(),
             counts: Arc::default(),
             health: Mutex::default(),
             log,
-            serial: AtomicU64::new(1),
         })
     }
 
@@ -103,7 +106,7 @@ impl Pool {
             host: &self.host,
             log: self.log.clone(),
             counts: self.counts.clone(),
-            serial: self.serial.fetch_add(1, Ordering::Relaxed),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         match Child::start(start).await {
             Ok(child) => {

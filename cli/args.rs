@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, config, daemon, demo, doctor, executor, init, params, run, stage, store, trigger, workflow,
+    completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store, trigger,
+    workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Stage(stage::Args),
     Trigger(trigger::Args),
     Executor(executor::Args),
+    Processor(processor::Args),
     Params(params::Args),
     Store(store::Args),
     Doctor(doctor::Args),

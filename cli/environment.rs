@@ -4,6 +4,8 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+use sealflow_executors::processor::{self, launch::Hooks};
 use sealflow_stages::params::ParamsDir;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata};
@@ -14,6 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer as _, filter::FilterExt as _};
 use crate::args::{Cli, Command};
 use crate::config::{Config, Network};
 use crate::home::Home;
+use crate::output;
 
 /// What every command has.
 #[derive(Debug, Clone)]
@@ -36,10 +39,19 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
         Some(path) => home.resolve(path),
         None => ParamsDir::default_base()?,
     };
+    let child = matches!(args.command, Command::Processor(_));
     let params = match config.network {
         Network::Devnet => ParamsDir::generated(&params_base),
         Network::Calibration | Network::Mainnet => ParamsDir::published(&params_base),
     };
+    // A child takes the folder that its parent gives it: our daemon has chosen it, other parents know theirs.
+    let params = match std::env::var_os("FIL_PROOFS_PARAMETER_CACHE") {
+        Some(path) if child && !path.is_empty() => params.in_folder(path),
+        _ => params,
+    };
+    if child {
+        confine()?;
+    }
     let variables = [
         ("FIL_PROOFS_PARAMETER_CACHE", params.path().display().to_string()),
         (
@@ -53,7 +65,7 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
             set(name, &value);
         }
     }
-    log(matches!(args.command, Command::Daemon(_)));
+    log(matches!(args.command, Command::Daemon(_)) || child);
     if let Ok(plan) = std::env::var("SEALFLOW_CRASH_AT") {
         sealflow_engine::crash::arm(&plan).map_err(|why| anyhow::anyhow!("SEALFLOW_CRASH_AT: {why}"))?;
     }
@@ -63,6 +75,73 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
         params_base,
         params,
     })
+}
+
+/// Does what a Damocles worker leaves to its children: it names a control group, processors and a NUMA node in
+/// variables. Parents of ours confine a child before it starts.
+fn confine() -> anyhow::Result<()> {
+    let told = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    if let Some(cpus) = told("VC_CG_CPUSET") {
+        let set = processor::parse_cpus(&cpus).map_err(|why| anyhow::anyhow!("VC_CG_CPUSET: {why}"))?;
+        let set: Vec<usize> = set.into_iter().collect();
+        use_processors(&set).with_context(|| format!("VC_CG_CPUSET: cannot use {cpus}"))?;
+        if let Some(name) = told("VC_CG_NAME")
+            && let Err(error) = processor::join_named(&name, &cpus)
+        {
+            output::note(&format!(
+                "VC_CG_NAME: not in the group {name}: {error}; the processors hold anyway"
+            ));
+        }
+    }
+    if let Some(node) = told("VENUS_WORKER_NUMA_PREFERRED") {
+        let number = node
+            .parse()
+            .with_context(|| format!("VENUS_WORKER_NUMA_PREFERRED: `{node}` is no node"))?;
+        if let Err(error) = prefer_node(number) {
+            output::note(&format!(
+                "VENUS_WORKER_NUMA_PREFERRED: node {node} is not preferred: {error}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What the launch of children needs of this file.
+pub(crate) const HOOKS: Hooks = Hooks {
+    affinity: use_processors,
+    prefer_node,
+};
+
+/// Confines this thread, and all that it starts, to processors.
+fn use_processors(cpus: &[usize]) -> std::io::Result<()> {
+    const BITS: usize = 64;
+    let mut mask = [0_u64; 8192 / BITS];
+    for cpu in cpus {
+        if let Some(word) = mask.get_mut(cpu / BITS) {
+            *word |= 1 << (cpu % BITS);
+        }
+    }
+    #[expect(unsafe_code, reason = "no library that is in use has this call")]
+    // SAFETY: the kernel reads as many bytes as it is told that there are.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Has this thread, and all that it starts, take memory of a NUMA node first.
+fn prefer_node(node: u32) -> std::io::Result<()> {
+    let mask = 1_u64
+        .checked_shl(node)
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    #[expect(unsafe_code, reason = "no library that is in use has this call")]
+    // SAFETY: the kernel reads 64 bits, and one more is counted because it takes one off.
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_PREFERRED, &raw const mask, 65) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[expect(

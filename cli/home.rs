@@ -62,6 +62,11 @@ impl Home {
         self.root.join("archive")
     }
 
+    /// What attempts and executors in child processes say.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
     /// How long work took.
     pub(crate) fn durations(&self) -> PathBuf {
         self.root.join("durations.json")

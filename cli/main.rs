@@ -27,6 +27,11 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args = args::Cli::parse();
+    if let args::Command::Processor(args) = &args.command
+        && let Some(status) = commands::processor::launched(args)
+    {
+        return status;
+    }
     let result = environment::prepare(&args).and_then(|cx| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

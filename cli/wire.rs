@@ -11,7 +11,7 @@ use sealflow_engine::dispatcher::{self, Dispatcher, Handle, Parts};
 use sealflow_engine::executor::{Executor, ExecutorSpec};
 use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::stage::StageRegistry;
-use sealflow_executors::InProcess;
+use sealflow_executors::{ExtProcessor, InProcess};
 use sealflow_storage::journal::{Credentials, DirectoryLock, OpenError, OpenOptions, SurrealJournal};
 use sealflow_storage::store::FilesystemStore;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use crate::config::read;
 use crate::durations::Keeper;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
-use crate::machine::Profile;
+use crate::machine::{self, Profile};
 
 /// The stages of this process.
 pub(crate) fn registry(cx: &Context) -> Arc<StageRegistry> {
@@ -122,6 +122,7 @@ fn unopened(error: OpenError, what: &str) -> anyhow::Error {
 pub(crate) struct Engine {
     pub(crate) handle: Handle,
     pub(crate) journal: Arc<SurrealJournal>,
+    pub(crate) executors: Vec<Arc<dyn Executor>>,
     /// Tells others that this home is looked after. Also where the journal is on a server.
     _lock: DirectoryLock,
     durations: Keeper,
@@ -143,21 +144,29 @@ impl Engine {
         let names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
         let profile = read(&cx.home.machine(), Profile::parse)?;
         let specs = profile.executors(&registry)?.into_iter();
-        let executors = specs.map(|spec| {
+        let logs = cx.home.logs();
+        let executors = specs.map(|(spec, declared)| -> anyhow::Result<Arc<dyn Executor>> {
             let spec = ExecutorSpec {
                 stores: Some(names.clone()),
                 ..spec
             };
-            Arc::new(InProcess::new(spec, registry.clone(), stores.clone())) as Arc<dyn Executor>
+            let (registry, stores) = (registry.clone(), stores.clone());
+            Ok(match declared.kind {
+                machine::Kind::InProcess => Arc::new(InProcess::new(spec, registry, stores)),
+                machine::Kind::ExtProcessor => {
+                    let settings = declared.settings(cx.home.root(), logs.clone())?;
+                    Arc::new(ExtProcessor::new(spec, settings, registry, stores))
+                }
+            })
         });
-        let executors = executors.collect();
+        let executors = executors.collect::<anyhow::Result<Vec<_>>>()?;
         let mut seed = [0; 32];
         rand::rngs::OsRng.fill_bytes(&mut seed);
         let as_trait: Arc<dyn Journal> = journal.clone();
         let parts = Parts {
             journal: as_trait,
             registry,
-            executors,
+            executors: executors.clone(),
             clock: Arc::new(SystemClock::default()),
             seed,
         };
@@ -168,6 +177,7 @@ impl Engine {
         Ok(Self {
             handle,
             journal,
+            executors,
             _lock: lock,
             durations,
             shutdown,

@@ -236,6 +236,9 @@ pub(crate) struct ExecutorDetail {
     pub(crate) attempts: Vec<HoldingView>,
     /// Who drains it, if somebody does.
     pub(crate) drained: Option<HoldView>,
+    /// What it says of itself, for people: its children, what the host lacks, that it refuses.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
 }
 
 /// An executor.

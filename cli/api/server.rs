@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sealflow_engine::core::{Holding, Refused, Verb};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
+use sealflow_engine::executor::Executor;
 use sealflow_engine::id::{RunId, WorkflowName};
 use sealflow_engine::journal::{JournalError, RunFilter};
 use sealflow_engine::resource::Resources;
@@ -50,6 +51,8 @@ pub(crate) struct Api {
     pub(crate) handle: Handle,
     /// The same journal as the handle's, for what only this one can: archives and backups.
     pub(crate) journal: Arc<SurrealJournal>,
+    /// The executors themselves, for what they say of themselves.
+    pub(crate) executors: Vec<Arc<dyn Executor>>,
     pub(crate) token: String,
     pub(crate) home: Home,
     /// Whether backups are scheduled.
@@ -277,6 +280,10 @@ async fn list_executors(State(api): Shared) -> Result<Json<Vec<ExecutorDetail>>,
         since: view::time(holding.since),
         given_up: holding.given_up,
     };
+    let notes = |name: &str| {
+        let found = api.executors.iter().find(|one| one.spec().name == name);
+        found.map(|one| one.notes()).unwrap_or_default()
+    };
     let detail = |view: sealflow_engine::core::ExecutorView| {
         let drained = view.hold.as_ref();
         let drained = drained.map(|hold| hold_view(HoldKind::Executor, &view.spec.name, hold));
@@ -294,6 +301,7 @@ async fn list_executors(State(api): Shared) -> Result<Json<Vec<ExecutorDetail>>,
             locks: view.spec.locks,
             stagger_seconds: std::time::Duration::from_millis(view.spec.stagger_ms).as_secs_f64(),
             attempts: view.attempts.into_iter().map(holding).collect(),
+            notes: notes(&view.spec.name),
             name: view.spec.name,
         }
     };
@@ -421,7 +429,14 @@ async fn release(
     Path((kind, name)): Path<(String, String)>,
     Json(request): Json<ByRequest>,
 ) -> Result<Json<()>, ApiError> {
-    api.handle.release(hold_kind(&kind)?, name, by(request)).await?;
+    let kind = hold_kind(&kind)?;
+    let executor = api.executors.iter().find(|one| one.spec().name == name);
+    // One that refuses by itself goes on, whether or not somebody drained it too.
+    let refused = kind == HoldKind::Executor && executor.is_some_and(|one| one.resume());
+    match api.handle.release(kind, name, by(request)).await {
+        Err(_) if refused => {}
+        released => released?,
+    }
     Ok(Json(()))
 }
 

@@ -35,6 +35,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let served = api::Api {
         handle: engine.handle.clone(),
         journal: engine.journal.clone(),
+        executors: engine.executors.clone(),
         token: cx.home.token()?,
         home: cx.home.clone(),
         backups: cx.config.backup.every.is_some(),

@@ -157,6 +157,9 @@ fn show(one: &ExecutorDetail) {
     if one.stagger_seconds > 0.0 {
         output::data(&format!("one start every {} s", one.stagger_seconds));
     }
+    for note in &one.notes {
+        output::data(note);
+    }
     output::data("");
     let row = |what: [String; 3], of: &Amounts| what.into_iter().chain(amounts(of)).collect::<Vec<_>>();
     let own = |text: &str| [text.to_owned(), String::new(), String::new()];

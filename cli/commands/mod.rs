@@ -9,6 +9,7 @@ pub(crate) mod executor;
 mod hold;
 pub(crate) mod init;
 pub(crate) mod params;
+pub(crate) mod processor;
 pub(crate) mod run;
 pub(crate) mod stage;
 pub(crate) mod store;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Stage(args) => stage::run(&cx, args).await,
         Command::Executor(args) => executor::run(&cx, args).await,
         Command::Trigger(args) => trigger::run(&cx, args).await,
+        Command::Processor(args) => processor::run(&cx, args).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),

@@ -192,4 +192,14 @@ pub trait Executor: Send + Sync + 'static {
 
     /// After a restart of the daemon: whether this attempt is still here and goes on reporting.
     fn attach(&self, key: &AttemptKey, token: &Token, reports: &Reports) -> bool;
+
+    /// What people should know of it beside its description, a line each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A person says that it may be used again after it refused by itself. Whether it had.
+    fn resume(&self) -> bool {
+        false
+    }
 }

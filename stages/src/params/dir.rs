@@ -45,6 +45,15 @@ impl ParamsDir {
         }
     }
 
+    /// The same in another folder.
+    #[must_use]
+    pub fn in_folder(self, path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            ..self
+        }
+    }
+
     /// The folder of locally generated sets under `base`.
     pub fn generated(base: impl AsRef<Path>) -> Self {
         Self {

@@ -178,7 +178,7 @@ mod tests {
     /// The example of the reference, whose inner vectors have one element.
     #[test]
     fn the_wire_form() {
-        let n = |byte: u8| json!([byte; 32]);
+        let n = |byte: u8| json!(vec![byte; 32]);
         let single = |root: u8, leaf: u8, hash: u8| {
             json!({ "data": { "Single": { "root": n(root), "leaf": n(leaf),
                 "path": { "path": [{ "hashes": [n(hash)], "index": 0 }] } } } })

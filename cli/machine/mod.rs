@@ -1,7 +1,10 @@
 //! The machine profile: `machine.toml` in the home. It says where work runs; what runs is in the workflow
 //! files, and limits of the installation are in `config.toml`.
 
+mod processor;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -9,12 +12,13 @@ use sealflow_engine::executor::{Claims as EngineClaims, ExecutorSpec, Machine as
 use sealflow_engine::id::StageName;
 use sealflow_engine::resource::{Gpus, Resources};
 use sealflow_engine::stage::StageRegistry;
+use sealflow_executors::processor::SIDE_DAEMON;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{CliError, Kind};
+use crate::exit::{CliError, Kind as ExitKind};
 
 /// The commented default file.
-pub(crate) const DEFAULT_TEXT: &str = include_str!("machine.default.toml");
+pub(crate) const DEFAULT_TEXT: &str = include_str!("../machine.default.toml");
 
 /// The name of the executor that there is without a profile, and of the machine that the daemon is on.
 const LOCAL: &str = "local";
@@ -47,6 +51,43 @@ pub(crate) struct Executor {
     pub(crate) locks: Vec<String>,
     #[serde(with = "duration")]
     pub(crate) stagger: Duration,
+    pub(crate) kind: Kind,
+    pub(crate) command: Vec<String>,
+    pub(crate) children: usize,
+    #[serde(with = "duration")]
+    pub(crate) ready_timeout: Duration,
+    pub(crate) inherit_env: bool,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) working_dir: Option<PathBuf>,
+    pub(crate) cpuset: Option<String>,
+    pub(crate) numa_node: Option<u32>,
+    pub(crate) memory_limit: Option<ByteSize>,
+    pub(crate) on_missing: OnMissing,
+    pub(crate) strict_stdout: bool,
+    pub(crate) max_line: ByteSize,
+    pub(crate) resume_layers: Option<bool>,
+    #[serde(with = "duration")]
+    pub(crate) silence: Duration,
+}
+
+/// Where an executor's attempts run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// In the daemon.
+    #[default]
+    InProcess,
+    /// In children that speak the ext-processor protocol.
+    ExtProcessor,
+}
+
+/// What to do where the host cannot confine a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnMissing {
+    #[default]
+    Refuse,
+    Degrade,
 }
 
 impl Default for Executor {
@@ -58,6 +99,21 @@ impl Default for Executor {
             gpus: None,
             locks: Vec::new(),
             stagger: Duration::ZERO,
+            kind: Kind::default(),
+            command: Vec::new(),
+            children: 1,
+            ready_timeout: Duration::from_secs(5),
+            inherit_env: true,
+            env: BTreeMap::new(),
+            working_dir: None,
+            cpuset: None,
+            numa_node: None,
+            memory_limit: None,
+            on_missing: OnMissing::default(),
+            strict_stdout: false,
+            max_line: ByteSize::mib(256),
+            resume_layers: None,
+            silence: Duration::ZERO,
         }
     }
 }
@@ -94,8 +150,11 @@ impl Profile {
         toml::from_str(text)
     }
 
-    /// The executors, or everything that is wrong with them.
-    pub(crate) fn executors(&self, registry: &StageRegistry) -> anyhow::Result<Vec<ExecutorSpec>> {
+    /// The executors with what the file says of them, or everything that is wrong with them.
+    pub(crate) fn executors(
+        &self,
+        registry: &StageRegistry,
+    ) -> anyhow::Result<Vec<(ExecutorSpec, Executor)>> {
         let machine = EngineMachine {
             name: LOCAL.to_owned(),
             capacity: self.capacity(),
@@ -107,13 +166,13 @@ impl Profile {
         let (mut specs, mut wrong) = (Vec::new(), Vec::new());
         for (name, executor) in &declared {
             wrong.extend(executor.problems(name, registry, machine.capacity));
-            specs.push(executor.spec(name, machine.clone()));
+            specs.push((executor.spec(name, machine.clone(), registry), executor.clone()));
         }
         if wrong.is_empty() {
             return Ok(specs);
         }
         let text = format!("the machine profile is wrong:\n  {}", wrong.join("\n  "));
-        Err(CliError::new(Kind::Config, text)
+        Err(CliError::new(ExitKind::Config, text)
             .hint("see `sealflow config default --machine`")
             .into())
     }
@@ -134,15 +193,22 @@ impl Profile {
 }
 
 impl Executor {
-    fn spec(&self, name: &str, machine: EngineMachine) -> ExecutorSpec {
+    fn spec(&self, name: &str, machine: EngineMachine, registry: &StageRegistry) -> ExecutorSpec {
         let bytes = |size: Option<ByteSize>| size.map(|size| size.as_u64());
         let stages = self.stages.as_ref();
-        let stages = stages.map(|names| {
-            names
-                .iter()
-                .filter_map(|name| StageName::new(name).ok())
-                .collect()
-        });
+        let stages = match (stages, self.kind) {
+            // A side daemon runs no stage.
+            (Some(names), _) => Some(
+                names
+                    .iter()
+                    .filter(|name| *name != SIDE_DAEMON)
+                    .filter_map(|name| StageName::new(name).ok())
+                    .collect(),
+            ),
+            // Only those that a child can compute.
+            (None, Kind::ExtProcessor) => Some(registry.wired().cloned().collect()),
+            (None, Kind::InProcess) => None,
+        };
         let spec = ExecutorSpec::new(name, machine, self.concurrency);
         ExecutorSpec {
             stages,
@@ -174,7 +240,7 @@ impl Executor {
             say("a name has letters, digits, `_`, `-` and `.`".to_owned());
         }
         for stage in self.stages.iter().flatten() {
-            if registry.info(stage).is_none() {
+            if registry.info(stage).is_none() && !(stage == SIDE_DAEMON && self.kind == Kind::ExtProcessor) {
                 say(format!(
                     "there is no stage `{stage}`; `sealflow stage list` shows all"
                 ));
@@ -203,7 +269,8 @@ impl Executor {
             over("disk", bytes(claims.disk), capacity.disk),
             over("gpus", claims.gpus.map(u64::from), own.count().into()),
         ];
-        over.into_iter().flatten().for_each(say);
+        over.into_iter().flatten().for_each(&mut say);
+        self.processor_problems(registry).into_iter().for_each(say);
         wrong
     }
 }
@@ -230,6 +297,8 @@ mod tests {
         let shipped = Profile::parse(DEFAULT_TEXT).unwrap();
         let local = BTreeMap::from([(LOCAL.to_owned(), Executor::default())]);
         assert_eq!((shipped.machine, shipped.executors), (Machine::default(), local));
+        let error = Executor::default().processor_problems(&StageRegistry::default());
+        assert!(error.is_empty(), "{error:?}");
         // Every example can be used.
         let live: String = DEFAULT_TEXT
             .lines()
@@ -274,8 +343,45 @@ mod tests {
         }
         let good = Profile::parse("[executors.a]\nstages = [\"pc1\"]\nstagger = \"90s\"\n").unwrap();
         let specs = good.executors(&registry).unwrap();
-        assert_eq!((specs.len(), specs[0].stagger_ms), (1, 90_000));
+        assert_eq!((specs.len(), specs[0].0.stagger_ms), (1, 90_000));
         assert!(Profile::parse("[executors.a]\nstagger = \"soon\"\n").is_err());
+        let text = "
+            [executors.a]
+            kind = \"ext-processor\"
+            stages = [\"pc2\", \"ticket\"]
+            command = [\"/no/such/program\", \"{stage}\"]
+            cpuset = \"0,7000\"
+            numa_node = 60
+            children = 0
+            working_dir = \"/no/such/folder\"
+            [executors.b]
+            kind = \"ext-processor\"
+            stages = [\"pc2\"]
+            command = [\"/etc/passwd\"]
+            [executors.c]
+            cpuset = \"0\"
+            [executors.d]
+            kind = \"ext-processor\"
+            stages = [\"EMPTY\"]
+        ";
+        let error = Profile::parse(text)
+            .unwrap()
+            .executors(&registry)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "[executors.a] stage `ticket` has no wire form",
+            "[executors.a] /no/such/program: it is not there",
+            "no processor 7000",
+            "no NUMA node 60",
+            "[executors.a] `children` is 0",
+            "[executors.a] `working_dir`: /no/such/folder is no folder",
+            "[executors.b] /etc/passwd: it may not be run",
+            "[executors.c] `cpuset` is for kind = \"ext-processor\"",
+            "[executors.d] a side daemon needs a `command`",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
         assert!(Profile::parse("[machine]\ncpus = 1\n").is_err());
     }
 }

@@ -1,0 +1,110 @@
+//! What children say beside their answers, in files: one for each attempt, one for each executor. Bounded: a full
+//! file is kept once as `….1` and begun anew.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use sealflow_engine::id::AttemptKey;
+
+/// Bytes of a file before it is begun anew.
+const LIMIT: u64 = 8 << 20;
+
+/// Bytes of a line that are kept.
+const LINE: usize = 16 << 10;
+
+/// The log of an attempt, below the folder of logs.
+pub fn attempt_log(logs: &Path, key: &AttemptKey) -> PathBuf {
+    let name = format!("{}.{}.{}.log", key.step, key.visit, key.attempt);
+    logs.join(key.run.to_string()).join(name)
+}
+
+/// The log of an executor, below the folder of logs.
+pub fn executor_log(logs: &Path, name: &str) -> PathBuf {
+    logs.join("executors").join(format!("{name}.log"))
+}
+
+/// A log file. Made when there is something to write.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    limit: u64,
+    open: Mutex<Option<(File, u64)>>,
+}
+
+impl Log {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            limit: LIMIT,
+            open: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a line with the time and its source. A log that cannot be written is said once in ours, and stops
+    /// nothing.
+    pub(super) fn line(&self, source: &str, text: &[u8]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let text = String::from_utf8_lossy(&text[..text.len().min(LINE)]);
+        let line = format!("{time} {source}| {text}\n");
+        if let Err(error) = self.write(&mut open, line.as_bytes()) {
+            tracing::warn!(path = %self.path.display(), %error, "a log cannot be written");
+        }
+    }
+
+    fn write(&self, open: &mut Option<(File, u64)>, line: &[u8]) -> std::io::Result<()> {
+        if open.as_ref().is_some_and(|(_, bytes)| *bytes >= self.limit) {
+            *open = None;
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            std::fs::rename(&self.path, old)?;
+        }
+        if open.is_none() {
+            if let Some(folder) = self.path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            let file = File::options().create(true).append(true).open(&self.path)?;
+            let bytes = file.metadata()?.len();
+            *open = Some((file, bytes));
+        }
+        if let Some((file, bytes)) = open {
+            file.write_all(line)?;
+            *bytes += line.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log {
+            limit: 1000,
+            ..Log::new(dir.path().join("run/step.log"))
+        };
+        for at in 0..200 {
+            log.line("err", format!("line {at}").as_bytes());
+        }
+        log.line("out", &vec![b'x'; 1 << 20]);
+        let size = |name: &str| {
+            std::fs::metadata(dir.path().join("run").join(name))
+                .unwrap()
+                .len()
+        };
+        assert!(size("step.log") <= 1000 + LINE as u64 + 100);
+        assert!(size("step.log.1") <= 1100);
+        let text = std::fs::read_to_string(dir.path().join("run/step.log.1")).unwrap();
+        assert!(text.contains("err| line 1"), "{text}");
+    }
+}

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store, trigger,
-    workflow,
+    worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Stage(stage::Args),
     Trigger(trigger::Args),
     Executor(executor::Args),
+    Worker(worker::Args),
     Processor(processor::Args),
     Params(params::Args),
     Store(store::Args),

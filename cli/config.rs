@@ -38,6 +38,30 @@ pub(crate) struct Config {
     pub(crate) params: Params,
     pub(crate) retention: Retention,
     pub(crate) backup: Backup,
+    pub(crate) workers: Workers,
+}
+
+/// Workers: executors on other machines, which connect to the daemon.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Workers {
+    /// Where they connect to; nowhere unless it is set.
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// How they and the daemon know each other.
+    pub(crate) tls: Tls,
+}
+
+/// How workers and the daemon know each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Tls {
+    /// Not encrypted; only where nobody else can listen.
+    #[default]
+    Off,
+    /// The daemon shows a certificate, workers a token.
+    Server,
+    /// Both show certificates.
+    Mutual,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,6 @@
 //! The data directory: one folder holds everything that one sealflow owns.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -21,6 +19,9 @@ pub(crate) struct Home {
 pub(crate) struct Listening {
     pub(crate) url: String,
     pub(crate) pid: u32,
+    /// Where workers connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workers: Option<String>,
 }
 
 impl Home {
@@ -98,6 +99,21 @@ impl Home {
         self.root.join("daemon.json")
     }
 
+    /// Who may be a worker.
+    pub(crate) fn credentials(&self) -> PathBuf {
+        self.root.join("workers.json")
+    }
+
+    /// Certificates of the daemon, and of who signs them.
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    /// Results that a worker keeps until the daemon has them.
+    pub(crate) fn outbox(&self) -> PathBuf {
+        self.root.join("outbox")
+    }
+
     /// A path from the configuration: relative ones are inside the home.
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
         self.root.join(path)
@@ -112,15 +128,8 @@ impl Home {
         if !path.exists() {
             let mut bytes = [0; 32];
             rand::rngs::OsRng.fill_bytes(&mut bytes);
-            let partial = durable::temporary(&path);
-            durable::remove(&partial)?;
-            let mut file = File::options()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&partial)?;
-            file.write_all(hex::encode(bytes).as_bytes())?;
-            durable::publish(&partial, &path).with_context(|| format!("cannot write {}", path.display()))?;
+            durable::write_secret(&path, hex::encode(bytes).as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }

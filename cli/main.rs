@@ -7,6 +7,7 @@ mod backup;
 mod builtin;
 mod commands;
 mod config;
+mod credentials;
 mod draw;
 mod durations;
 mod environment;
@@ -18,8 +19,10 @@ mod machine;
 mod output;
 mod span;
 mod timeline;
+mod tls;
 mod view;
 mod wire;
+mod workers;
 
 use std::process::ExitCode;
 

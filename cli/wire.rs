@@ -118,6 +118,33 @@ fn unopened(error: OpenError, what: &str) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("cannot open {what}"))
 }
 
+/// The executors of this machine, as its profile says.
+pub(crate) fn executors(
+    cx: &Context,
+    registry: &Arc<StageRegistry>,
+    stores: &Stores,
+) -> anyhow::Result<Vec<Arc<dyn Executor>>> {
+    let names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
+    let profile = read(&cx.home.machine(), Profile::parse)?;
+    let specs = profile.executors(registry)?.into_iter();
+    let logs = cx.home.logs();
+    let executors = specs.map(|(spec, declared)| -> anyhow::Result<Arc<dyn Executor>> {
+        let spec = ExecutorSpec {
+            stores: Some(names.clone()),
+            ..spec
+        };
+        let (registry, stores) = (registry.clone(), stores.clone());
+        Ok(match declared.kind {
+            machine::Kind::InProcess => Arc::new(InProcess::new(spec, registry, stores)),
+            machine::Kind::ExtProcessor => {
+                let settings = declared.settings(cx.home.root(), logs.clone())?;
+                Arc::new(ExtProcessor::new(spec, settings, registry, stores))
+            }
+        })
+    });
+    executors.collect()
+}
+
 /// An engine that runs.
 pub(crate) struct Engine {
     pub(crate) handle: Handle,
@@ -141,25 +168,7 @@ impl Engine {
         let journal = journal(cx, true).await?;
         let registry = registry(cx);
         let stores = stores(cx)?;
-        let names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
-        let profile = read(&cx.home.machine(), Profile::parse)?;
-        let specs = profile.executors(&registry)?.into_iter();
-        let logs = cx.home.logs();
-        let executors = specs.map(|(spec, declared)| -> anyhow::Result<Arc<dyn Executor>> {
-            let spec = ExecutorSpec {
-                stores: Some(names.clone()),
-                ..spec
-            };
-            let (registry, stores) = (registry.clone(), stores.clone());
-            Ok(match declared.kind {
-                machine::Kind::InProcess => Arc::new(InProcess::new(spec, registry, stores)),
-                machine::Kind::ExtProcessor => {
-                    let settings = declared.settings(cx.home.root(), logs.clone())?;
-                    Arc::new(ExtProcessor::new(spec, settings, registry, stores))
-                }
-            })
-        });
-        let executors = executors.collect::<anyhow::Result<Vec<_>>>()?;
+        let executors = executors(cx, &registry, &stores)?;
         let mut seed = [0; 32];
         rand::rngs::OsRng.fill_bytes(&mut seed);
         let as_trait: Arc<dyn Journal> = journal.clone();

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ByRequest, Events, ExecutorDetail, Health, HoldView, MigrateRequest, MigrationView, Problem,
-    StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
+    StartRequest, Started, TriggerRequest, TriggerView, VerbRequest, WorkerView,
 };
 use crate::archived::holder;
 use crate::environment::Context;
@@ -188,6 +188,15 @@ impl Client {
     pub(crate) async fn explain(&self, run: &RunId) -> anyhow::Result<ExplainView> {
         self.call::<(), _>(Method::GET, &format!("/api/v1/runs/{run}/explain"), None)
             .await
+    }
+
+    pub(crate) async fn workers(&self) -> anyhow::Result<Vec<WorkerView>> {
+        self.call::<(), _>(Method::GET, "/api/v1/workers", None).await
+    }
+
+    pub(crate) async fn end_worker(&self, worker: &str) -> anyhow::Result<()> {
+        let path = format!("/api/v1/workers/{worker}/end");
+        self.call::<(), _>(Method::POST, &path, None).await
     }
 
     pub(crate) async fn executors(&self) -> anyhow::Result<Vec<ExecutorDetail>> {

@@ -7,12 +7,14 @@ mod extract;
 mod migrate;
 mod server;
 mod stream;
+mod workers;
 
 pub(crate) use client::{Client, Source};
 pub(crate) use events::StreamedEntry;
 pub(crate) use migrate::{MigrateRequest, MigrationView};
 pub(crate) use server::{Api, serve};
 pub(crate) use stream::{Events, Said};
+pub(crate) use workers::WorkerView;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -16,6 +16,7 @@ use sealflow_engine::resource::Resources;
 use sealflow_engine::site::{Hold, HoldKind};
 use sealflow_engine::trigger::Timetable;
 use sealflow_engine::workflow::{Graph, GraphData};
+use sealflow_executors::remote::Service;
 use sealflow_storage::journal::{ArchiveError, ArchivedRow, SurrealJournal};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
@@ -31,7 +32,7 @@ use super::{
     Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
     StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
-use super::{events, migrate};
+use super::{events, migrate, workers};
 use crate::archived::holder;
 use crate::home::Home;
 use crate::span::now_ms;
@@ -61,6 +62,8 @@ pub(crate) struct Api {
     pub(crate) stop: CancellationToken,
     /// Room for clients that follow events.
     pub(crate) followers: Arc<Semaphore>,
+    /// What workers are connected to, if they can connect.
+    pub(crate) workers: Option<Service>,
 }
 
 impl Api {
@@ -87,6 +90,8 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(run_verb))
         .routes(routes!(migrate::migrate_run))
         .routes(routes!(list_executors))
+        .routes(routes!(workers::list_workers))
+        .routes(routes!(workers::end_worker))
         .routes(routes!(list_holds))
         .routes(routes!(hold, release))
         .routes(routes!(list_triggers))
@@ -249,7 +254,7 @@ async fn health(State(api): Shared) -> Result<Json<Health>, ApiError> {
     }))
 }
 
-fn hold_view(kind: HoldKind, name: &str, hold: &Hold) -> HoldView {
+pub(super) fn hold_view(kind: HoldKind, name: &str, hold: &Hold) -> HoldView {
     HoldView {
         kind: kind.as_str().to_owned(),
         name: name.to_owned(),
@@ -259,7 +264,7 @@ fn hold_view(kind: HoldKind, name: &str, hold: &Hold) -> HoldView {
     }
 }
 
-fn amounts(resources: Resources) -> Amounts {
+pub(super) fn amounts(resources: Resources) -> Amounts {
     Amounts {
         cpu: resources.cpu,
         memory: resources.memory,

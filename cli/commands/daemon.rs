@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::Context;
 use crate::home::Listening;
-use crate::{api, housekeeping, output, wire};
+use crate::{api, housekeeping, output, wire, workers};
 
 /// Run the daemon: it starts, watches and resumes runs, and answers the other commands
 ///
@@ -41,12 +41,20 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         backups: cx.config.backup.every.is_some(),
         stop: stop.clone(),
         followers: api::Api::followers(),
+        workers: None,
     };
+    let workers = workers::start(&cx, &engine.handle, &stop).await?;
+    let served = api::Api {
+        workers: workers.as_ref().map(|workers| workers.service.clone()),
+        ..served
+    };
+    let workers_url = workers.as_ref().map(|workers| workers.url.clone());
     let server = tokio::spawn(api::serve(listener, served));
     let housekeeping = housekeeping::start(&cx, &engine.journal, &stop);
     cx.home.set_listening(Some(&Listening {
         url: url.clone(),
         pid: std::process::id(),
+        workers: workers_url.clone(),
     }))?;
     let open = engine.journal.open_runs().await?.len();
     tracing::info!(home = %cx.home.root().display(), url, open_runs = open, journal = engine.journal.place(), "daemon ready");
@@ -54,6 +62,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         "sealflow daemon on {}, listening on {url}",
         cx.home.root().display()
     ));
+    if let Some(url) = &workers_url {
+        output::note(&format!("workers connect to {url}"));
+    }
     let failure = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
@@ -61,6 +72,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     };
     cx.home.set_listening(None)?;
     stop.cancel();
+    if let Some(workers) = workers {
+        workers.end().await;
+    }
     match failure {
         Some(error) => Err(error),
         None => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Subcommand;
 
+use super::credential::{self, Cert, Token};
 use super::hold::Hold;
 use crate::api::{Amounts, Client, ExecutorDetail};
 use crate::environment::Context;
@@ -46,6 +47,12 @@ enum Command {
     },
     /// Give an executor attempts again
     Resume(Hold),
+    /// Make, list and revoke what workers show the daemon
+    #[command(subcommand)]
+    Token(Token),
+    /// Make certificates for the daemon and for workers
+    #[command(subcommand)]
+    Cert(Cert),
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
@@ -106,6 +113,8 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             }
         }
         Command::Resume(what) => what.set(cx, "executor", false).await,
+        Command::Token(command) => credential::token(cx, command),
+        Command::Cert(command) => credential::cert(cx, command),
     }
 }
 

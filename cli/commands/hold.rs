@@ -20,7 +20,7 @@ impl Hold {
         let client = Client::need(cx).await?;
         client.hold(kind, &self.name, hold, &by(self.reason)).await?;
         output::note(&match (kind, hold) {
-            ("executor", true) => format!("executor {} takes no new attempts", self.name),
+            ("executor" | "worker", true) => format!("{kind} {} takes no new attempts", self.name),
             (_, true) => format!(
                 "{kind} {} is paused: nothing of it starts; what runs goes on",
                 self.name

@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+mod credential;
 pub(crate) mod daemon;
 pub(crate) mod demo;
 pub(crate) mod doctor;
@@ -14,6 +15,7 @@ pub(crate) mod run;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod trigger;
+pub(crate) mod worker;
 pub(crate) mod workflow;
 
 use crate::args::Command;
@@ -28,6 +30,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Run(args) => Box::pin(run::run(cx, args)).await,
         Command::Workflow(args) => Box::pin(workflow::run(&cx, args)).await,
         Command::Stage(args) => stage::run(&cx, args).await,
+        Command::Worker(args) => worker::run(cx, args).await,
         Command::Executor(args) => executor::run(&cx, args).await,
         Command::Trigger(args) => trigger::run(&cx, args).await,
         Command::Processor(args) => processor::run(&cx, args).await,

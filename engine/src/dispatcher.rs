@@ -74,6 +74,8 @@ pub struct EngineView {
     pub open: usize,
     /// Runs that are set aside, and why.
     pub damaged: BTreeMap<RunId, String>,
+    /// The time, by the clock that contact with machines is judged by.
+    pub now_mono_ms: u64,
 }
 
 enum Request {
@@ -726,6 +728,7 @@ impl Dispatcher {
                     },
                     open: self.core.open(),
                     damaged: self.core.damaged().clone(),
+                    now_mono_ms: now.mono_ms,
                 };
                 discard(reply.send(view));
             }

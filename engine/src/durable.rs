@@ -74,6 +74,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     publish(&partial, path)
 }
 
+/// Writes a small file that only its owner may read: after this returns it is there, and before it was either not there
+/// or the old one.
+///
+/// # Errors
+/// The system refuses.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let partial = temporary(path);
+    remove(&partial)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(bytes)?;
+    publish(&partial, path)
+}
+
 /// Removes a file or folder with all that is in it. It is no error if nothing is there.
 ///
 /// # Errors

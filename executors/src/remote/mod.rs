@@ -4,8 +4,10 @@
 mod convert;
 mod link;
 mod service;
+mod works;
 
 pub use service::{Access, Caller, Service};
+pub use works::{Works, capacity};
 
 /// The store that artifacts in a machine's own scratch space are said to be in.
 pub fn scratch_of(machine: &str) -> String {

@@ -16,6 +16,7 @@ mod house;
 mod http_pieces;
 mod offline_seal;
 mod post;
+mod processors;
 mod reference;
 mod snap;
 mod together;

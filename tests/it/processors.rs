@@ -273,6 +273,46 @@ fn no_child_outlives_the_daemon_and_a_dead_one_is_replaced() {
     home.check_store();
 }
 
+/// The crate that vendors build on, as our child and as our parent.
+#[test]
+#[ignore = "needs a program that is built outside the workspace; `just long-vc` runs it"]
+fn the_published_crate_is_on_the_other_end() {
+    let peer = std::env::var("SEALFLOW_VC_PEER").expect("SEALFLOW_VC_PEER names the program");
+    let home = Home::new();
+    let vendor = format!(
+        "[executors.here]\nstages = [\"add_pieces\", \"ticket\", \"pc1\", \"pc2\", \"synth_proof\", \"seed\", \"c1\", \"persist\", \"finalize\"]\n\
+         [executors.vendor]\nkind = \"ext-processor\"\nstages = [\"tree_d\"]\ncommand = [\"{peer}\", \"consume\"]\n"
+    );
+    std::fs::write(home.path().join("machine.toml"), vendor).unwrap();
+    home.ok(&["config", "check"]);
+    let daemon = home.daemon();
+    let data = home.file("data.bin", 2000);
+    let file = home.path().join("without_c2.toml");
+    std::fs::write(&file, WITHOUT_C2).unwrap();
+    let sealed = run(&home, file.to_str().unwrap(), &params(7, &json!([data])));
+    ran_on(&sealed, "vendor", &["tree_d"]);
+    let notes = home.ok(&["executor", "show", "vendor"]);
+    assert!(
+        notes.contains("1 answers, 0 children ended, 0 lines that are no answers"),
+        "{notes}"
+    );
+    daemon.stop();
+    let staged = home.path().join("staged");
+    std::fs::write(&staged, [5; 2048]).unwrap();
+    let folder = home.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    let output = std::process::Command::new(&peer)
+        .args(["produce", env!("CARGO_BIN_EXE_sealflow")])
+        .args([home.path(), &staged, &folder])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 /// What any parent may do to our child.
 #[test]
 fn our_child_answers_whoever_drives_it() {

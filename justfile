@@ -47,6 +47,12 @@ surrealdb-server PORT="8000":
     cd tests/surrealdb_server && cargo build --release --target-dir "${CARGO_TARGET_DIR:-../../target}" && \
         "${CARGO_TARGET_DIR:-../../target}/release/surrealdb-test-server" start --user root --pass root --bind 127.0.0.1:{{PORT}} memory
 
+# The published vc-processors crate as our child and as our parent
+long-vc:
+    cd tests/vc_processors && cargo build --release --locked --target-dir "${CARGO_TARGET_DIR:-../../target}"
+    SEALFLOW_VC_PEER="${CARGO_TARGET_DIR:-$PWD/target}/release/vc-peer" \
+        cargo test --release --workspace --test it -- --ignored the_published_crate
+
 # Our parameter generator against the library's own
 bench-params:
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/params_bench"

@@ -12,7 +12,7 @@ use crate::environment::Context;
 use crate::exit::not_found;
 use crate::output;
 
-/// Show where attempts run and who holds what; drain an executor
+/// Show where attempts run, who holds what and what programs said; drain an executor
 ///
 /// Executors are declared in the machine profile: `sealflow config default --machine`.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
-    /// Give an executor attempts again
+    /// Give an executor attempts again: one that was drained, or that refuses because its programs kept dying
     Resume(Hold),
     /// Make, list and revoke what workers show the daemon
     #[command(subcommand)]
@@ -53,6 +53,14 @@ enum Command {
     /// Make certificates for the daemon and for workers
     #[command(subcommand)]
     Cert(Cert),
+    /// Print what an executor's programs said
+    Logs {
+        /// The executor
+        name: String,
+        /// Go on until you stop it
+        #[arg(long, short)]
+        follow: bool,
+    },
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
@@ -112,6 +120,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+        Command::Logs { name, follow } => super::logs::of_executor(cx, &name, follow).await,
         Command::Resume(what) => what.set(cx, "executor", false).await,
         Command::Token(command) => credential::token(cx, command),
         Command::Cert(command) => credential::cert(cx, command),

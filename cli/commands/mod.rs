@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod executor;
 mod hold;
 pub(crate) mod init;
+mod logs;
 pub(crate) mod params;
 pub(crate) mod processor;
 pub(crate) mod run;

@@ -17,6 +17,7 @@ mod http_pieces;
 mod migrate;
 mod offline_seal;
 mod post;
+mod processors;
 mod reference;
 mod snap;
 mod together;

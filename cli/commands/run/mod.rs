@@ -111,14 +111,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the journal of a run: everything that happened to it
+    /// Print the journal of a run: everything that happened to it; or what programs said about one step
     Logs {
         /// The run, or the end of its name, or `latest`
         run: String,
+        /// What the programs said that ran this step, instead of the journal
+        step: Option<String>,
+        /// Only of this attempt
+        #[arg(long, requires = "step")]
+        attempt: Option<u32>,
         /// Print a line of JSON for every entry
         #[arg(long)]
         json: bool,
-        /// Go on until the run ends
+        /// Go on until the run ends, or with a step until you stop it
         #[arg(long, short)]
         follow: bool,
     },
@@ -241,7 +246,21 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             source.close().await?;
             watched
         }
-        Command::Logs { run, json, follow } => {
+        Command::Logs {
+            run,
+            step: Some(step),
+            attempt,
+            follow,
+            ..
+        } => {
+            let source = Source::open(&cx).await?;
+            let run = find(&source, &run).await;
+            source.close().await?;
+            super::logs::of_step(&cx, &run?, &step, attempt, follow).await
+        }
+        Command::Logs {
+            run, json, follow, ..
+        } => {
             let source = Source::open(&cx).await?;
             let logged = async { logs(&source, &find(&source, &run).await?, json, follow).await }.await;
             source.close().await?;

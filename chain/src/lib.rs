@@ -16,3 +16,4 @@ pub mod outcome;
 pub mod params;
 pub mod policy;
 pub mod types;
+pub mod wallet;

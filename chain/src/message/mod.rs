@@ -103,7 +103,7 @@ pub fn signing_bytes(message: &Message) -> Result<Vec<u8>, MessageError> {
 }
 
 /// The CID of dag-cbor bytes by blake2b-256.
-fn cid_of(bytes: &[u8]) -> Cid {
+pub(crate) fn cid_of(bytes: &[u8]) -> Cid {
     let hash = blake2b_256(bytes);
     let multihash = cid::multihash::Multihash::wrap(BLAKE2B_256, &hash).expect("32 bytes fit a multihash");
     Cid::new_v1(DAG_CBOR, multihash)

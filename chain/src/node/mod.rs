@@ -1,0 +1,36 @@
+//! The client of a Filecoin node: Lotus v1 JSON-RPC as Lotus, Venus and Forest speak it (chain.md §3), over
+//! HTTP, with head changes over WebSocket.
+//!
+//! [`Client`] has one typed method for each call that sealing, proofs and messages need. It asks one of
+//! several nodes and goes to the next where that can help. [`HeadFollower`] turns notifications, however
+//! lost, doubled or late, into a gapless sequence of reverts and applies.
+
+mod client;
+mod endpoint;
+mod error;
+mod follow;
+mod frames;
+mod heads;
+mod health;
+mod http;
+mod methods;
+mod subscribe;
+mod types;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientConfig};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::{AppError, NodeError};
+pub use follow::{FollowConfig, HeadFollower};
+pub use heads::{HeadEvent, TipSetSource, Tracker};
+pub use health::NodeStatus;
+pub use methods::Randomness;
+pub use types::{
+    ActorState, BlockHeader, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo, MinerPower,
+    NetworkParams, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline, Receipt,
+    SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
+};

@@ -18,17 +18,19 @@ stages = ["ticket", "seed", "proof_parameters", "verify_seal", "persist", "final
 kind   = "ext-processor"
 stages = ["add_pieces", "tree_d", "transfer"]
 cpuset = "0"
+ready_timeout = "60s"
 
 [executors.layers]
 kind   = "ext-processor"
 stages = ["pc1", "unseal"]
+ready_timeout = "60s"
 env    = { FIL_PROOFS_USE_MULTICORE_SDR = "0", FIL_PROOFS_MAXIMIZE_CACHING = "1" }
 
 [executors.trees]
 kind   = "ext-processor"
 stages = ["pc2", "synth_proof", "c1", "snap_encode", "snap_partition_proofs"]
 env    = { FIL_PROOFS_MAX_TREE_BATCH_SIZE = "16", FIL_PROOFS_ROWS_TO_DISCARD = "1" }
-children = 1
+ready_timeout = "60s"
 
 [executors.proofs]
 kind   = "ext-processor"

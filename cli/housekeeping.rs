@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealflow_executors::processor::prune_logs;
 use sealflow_storage::journal::{Retention, SurrealJournal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,10 @@ pub(crate) fn start(cx: &Context, journal: &Arc<SurrealJournal>, stop: &Cancella
     tasks.spawn(async move {
         ends.run_until_cancelled(retain(&kept, retention)).await;
     });
+    let (watched, ends) = (cx.clone(), stop.clone());
+    tasks.spawn(async move {
+        ends.run_until_cancelled(logs(&watched)).await;
+    });
     if cx.config.backup.every.is_some() {
         let (cx, journal, stop) = (cx.clone(), journal.clone(), stop.clone());
         tasks.spawn(async move {
@@ -31,6 +36,22 @@ pub(crate) fn start(cx: &Context, journal: &Arc<SurrealJournal>, stop: &Cancella
         });
     }
     tasks
+}
+
+/// What programs in child processes said may take so much of the disk.
+const LOGS: u64 = 4 << 30;
+
+async fn logs(cx: &Context) {
+    loop {
+        let folder = cx.home.logs();
+        match tokio::task::spawn_blocking(move || prune_logs(&folder, LOGS)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(runs)) => tracing::info!(runs, "logs of old runs removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "logs of old runs cannot be removed"),
+            Err(error) => tracing::warn!(%error, "logs of old runs cannot be removed"),
+        }
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
 }
 
 /// What the configuration says of retention.

@@ -418,7 +418,7 @@ async fn a_stopped_attempt_ends_its_child_and_others_in_it_are_lost() {
         assert_eq!((of, failure.code.as_ref()), (key.clone(), "stopped"));
         assert!(!alive(&pid), "{pid} lives");
         let asked = bench.log(&key);
-        assert_eq!(asked.contains("stopped"), true, "{asked}");
+        assert!(asked.contains("stopped"), "{asked}");
 
         let (first, second) = (bench.start("idle"), bench.start("idle"));
         wait_for("both", || bench.notes().contains(", 2 open")).await;

@@ -18,17 +18,19 @@ stages = ["ticket", "seed", "proof_parameters", "verify_seal", "persist", "final
 kind   = "ext-processor"
 stages = ["add_pieces", "tree_d", "transfer"]
 cpuset = "0"
+ready_timeout = "60s"
 
 [executors.layers]
 kind   = "ext-processor"
 stages = ["pc1", "unseal"]
+ready_timeout = "60s"
 env    = { FIL_PROOFS_USE_MULTICORE_SDR = "0", FIL_PROOFS_MAXIMIZE_CACHING = "1" }
 
 [executors.trees]
 kind   = "ext-processor"
 stages = ["pc2", "synth_proof", "c1", "snap_encode", "snap_partition_proofs"]
 env    = { FIL_PROOFS_MAX_TREE_BATCH_SIZE = "16", FIL_PROOFS_ROWS_TO_DISCARD = "1" }
-children = 1
+ready_timeout = "60s"
 
 [executors.proofs]
 kind   = "ext-processor"
@@ -271,6 +273,77 @@ fn no_child_outlives_the_daemon_and_a_dead_one_is_replaced() {
     nothing_was_done_twice(&home, &started);
     daemon.stop();
     home.check_store();
+}
+
+/// A program that answers at once, and wrongly.
+const LIAR: &str = r#"#!/bin/sh
+echo "$1 processor ready"
+zeros=$(printf '0,%.0s' $(seq 31))0
+while read -r line; do
+  id=$(printf '%s' "$line" | cut -c1-30 | sed 's/^{"id":\([0-9]*\).*/\1/')
+  case $1 in
+    tree_d) out=true ;;
+    pc2) out="{\"registered_proof\":\"StackedDrg2KiBV1_1\",\"comm_r\":[$zeros],\"comm_d\":[$zeros]}" ;;
+    c2) out="{\"proof\":[$zeros,$zeros,$zeros,$zeros,$zeros,$zeros]}" ;;
+  esac
+  echo "{\"id\":$id,\"output\":$out}"
+done
+exit 1
+"#;
+
+#[test]
+fn a_program_that_lies_is_found_out() {
+    use std::os::unix::fs::PermissionsExt;
+    let stages = ["tree_d", "pc2", "c2"];
+    let workflow = WITHOUT_C2
+        .replace("retry = { backoff = \"100ms\" }", "retry = { max_attempts = 1 }")
+        .replace("[steps.persist]", "[steps.proof_parameters]\n\n[steps.c2]\nneeds = [\"c1\", \"proof_parameters\"]\n\n[steps.persist]");
+    assert!(workflow.contains("max_attempts = 1"), "{workflow}");
+    for (liar, code) in [
+        ("tree_d", "bad_answer"),
+        ("pc2", "bad_answer"),
+        ("c2", "proof_rejected"),
+    ] {
+        let home = Home::new();
+        let program = home.path().join("liar.sh");
+        std::fs::write(&program, LIAR).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let honest: Vec<&str> = stages.into_iter().filter(|stage| *stage != liar).collect();
+        let profile = format!(
+            "[executors.here]\nstages = {}\n[executors.liar]\nkind = \"ext-processor\"\nstages = [\"{liar}\"]\ncommand = [\"{}\", \"{{stage}}\"]\n",
+            json!(
+                [
+                    &honest[..],
+                    &[
+                        "add_pieces",
+                        "ticket",
+                        "pc1",
+                        "synth_proof",
+                        "seed",
+                        "c1",
+                        "proof_parameters",
+                        "persist",
+                        "finalize"
+                    ]
+                ]
+                .concat()
+            ),
+            program.display()
+        );
+        std::fs::write(home.path().join("machine.toml"), profile).unwrap();
+        home.ok(&["config", "check"]);
+        let file = home.path().join("with_c2.toml");
+        std::fs::write(&file, &workflow).unwrap();
+        let daemon = home.daemon();
+        let piece = home.file("piece.bin", 1500);
+        let started = home.start(file.to_str().unwrap(), &params(7, &json!([piece])));
+        wait_for("the verdict", || home.status(&started) != "running");
+        let shown = home.json(&["run", "show", &started, "--json"]);
+        assert_eq!(step(&shown, liar)["failure"]["code"], code, "{shown}");
+        home.ok(&["run", "cancel", &started]);
+        daemon.stop();
+        home.check_store();
+    }
 }
 
 /// The crate that vendors build on, as our child and as our parent.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sealflow_engine::id::AttemptKey;
 
@@ -24,6 +24,45 @@ pub fn attempt_log(logs: &Path, key: &AttemptKey) -> PathBuf {
 /// The log of an executor, below the folder of logs.
 pub fn executor_log(logs: &Path, name: &str) -> PathBuf {
     logs.join("executors").join(format!("{name}.log"))
+}
+
+/// Removes logs of runs, the oldest first, until what is left has at most so many bytes. Those that were written to
+/// within the last day stay. Gives the number of runs.
+///
+/// # Errors
+/// A folder cannot be read or removed.
+pub fn prune(logs: &Path, most: u64) -> std::io::Result<usize> {
+    const FRESH: Duration = Duration::from_secs(86_400);
+    let mut runs = Vec::new();
+    if !logs.is_dir() {
+        return Ok(0);
+    }
+    for entry in std::fs::read_dir(logs)? {
+        let path = entry?.path();
+        if path.ends_with("executors") || !path.is_dir() {
+            continue;
+        }
+        let (mut bytes, mut newest) = (0, SystemTime::UNIX_EPOCH);
+        for file in std::fs::read_dir(&path)? {
+            let meta = file?.metadata()?;
+            bytes += meta.len();
+            newest = newest.max(meta.modified()?);
+        }
+        runs.push((newest, bytes, path));
+    }
+    runs.sort();
+    let mut sum: u64 = runs.iter().map(|(_, bytes, _)| bytes).sum();
+    let mut removed = 0;
+    for (newest, bytes, path) in runs {
+        let fresh = newest.elapsed().is_ok_and(|age| age < FRESH);
+        if sum <= most || fresh {
+            break;
+        }
+        std::fs::remove_dir_all(path)?;
+        sum -= bytes;
+        removed += 1;
+    }
+    Ok(removed)
 }
 
 /// A log file. Made when there is something to write.
@@ -85,6 +124,27 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_runs_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - Duration::from_secs(10 * 86_400);
+        for (at, run) in ["run_a", "run_b", "run_c", "run_d"].into_iter().enumerate() {
+            std::fs::create_dir(dir.path().join(run)).unwrap();
+            let file = File::create(dir.path().join(run).join("x.1.1.log")).unwrap();
+            file.set_len(100).unwrap();
+            if run != "run_d" {
+                file.set_modified(old + Duration::from_secs(at as u64)).unwrap();
+            }
+        }
+        std::fs::create_dir(dir.path().join("executors")).unwrap();
+        assert_eq!(prune(dir.path(), 250).unwrap(), 2);
+        assert!(!dir.path().join("run_b").exists() && dir.path().join("run_c").exists());
+        // What is fresh stays, whatever it takes.
+        assert_eq!(prune(dir.path(), 0).unwrap(), 1);
+        assert!(dir.path().join("run_d").exists() && dir.path().join("executors").exists());
+        assert_eq!(prune(&dir.path().join("none"), 0).unwrap(), 0);
+    }
 
     #[test]
     fn logs_are_bounded() {

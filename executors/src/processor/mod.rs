@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 
 pub use cgroup::join_named;
 pub use line::request_id;
-pub use log::{attempt_log, executor_log};
+pub use log::{attempt_log, executor_log, prune as prune_logs};
 pub use placement::{Placement, parse as parse_cpus};
 pub use settings::{OnMissing, Restart, SIDE_DAEMON, STAGE, Settings};
 

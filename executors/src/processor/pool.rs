@@ -9,10 +9,10 @@ use sealflow_engine::failure::Failure;
 use sealflow_engine::stage::panicked;
 use tokio::time::Instant;
 
-use super::cgroup::Host;
+use super::cgroup::{self, Host, Wanted};
 use super::child::{Child, Counts, Start};
 use super::log::{Log, executor_log};
-use super::settings::{SIDE_DAEMON, Settings};
+use super::settings::{OnMissing, SIDE_DAEMON, Settings};
 
 /// A stage, and the GPUs that its children see.
 type Kind = (String, Option<Vec<u8>>);
@@ -31,6 +31,8 @@ pub(super) struct Pool {
     name: String,
     settings: Settings,
     host: Host,
+    /// What this host cannot give of the placement.
+    lacking: Vec<String>,
     slots: Mutex<BTreeMap<Kind, Vec<Arc<Slot>>>>,
     counts: Arc<Counts>,
     health: Mutex<Health>,
@@ -59,10 +61,16 @@ impl Pool {
         let log = Arc::new(Log::new(executor_log(&settings.logs, &name)));
         let host = Host::find();
         host.sweep();
+        let lacking = lacking(&host, &name, &settings);
+        if !lacking.is_empty() {
+            let what = lacking.join(", ");
+            tracing::warn!(executor = name, what, on_missing = ?settings.on_missing, "this host cannot confine children as asked");
+        }
         Arc::new(Self {
             name,
             settings,
             host,
+            lacking,
             slots: Mutex::default(),
             counts: Arc::default(),
             health: Mutex::default(),
@@ -222,6 +230,15 @@ impl Pool {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!("runs `{}`", self.settings.command.join(" "))];
         notes.extend(locked(&self.health).broken.clone());
+        let then = match self.settings.on_missing {
+            OnMissing::Refuse if self.settings.placement.needs_groups() => "nothing runs here",
+            _ => "children run without",
+        };
+        notes.extend(
+            self.lacking
+                .iter()
+                .map(|what| format!("this host lacks {what}: {then}")),
+        );
         for ((stage, gpus), slots) in &*locked(&self.slots) {
             for slot in slots {
                 let Some(child) = locked(&slot.seen).clone() else {
@@ -286,6 +303,17 @@ impl Pool {
         };
         drop(tokio::spawn(keep));
     }
+}
+
+/// What the host cannot give, found out before there is a child.
+fn lacking(host: &Host, name: &str, settings: &Settings) -> Vec<String> {
+    let wanted = settings.placement.wanted();
+    if wanted == Wanted::default() {
+        return Vec::new();
+    }
+    let groups = host.make(&format!("{name}.{}.0", std::process::id()), &wanted);
+    groups.dirs.iter().for_each(|dir| cgroup::remove(dir));
+    groups.missing
 }
 
 /// Ends when a child has done nothing for that long; never if no time is given.

@@ -13,6 +13,7 @@
 //! - `cache_locked` (transient): another process works in the cache directory.
 //! - `comm_d_mismatch` (permanent): the data is not what its pieces say. Check the disk, then
 //!   `sealflow run retry` from `add_pieces`.
+//! - `bad_answer` (transient): another program says that it built the tree, and it has not; tried again.
 //! - `no_space` (transient): free space; it is tried again.
 
 use std::path::PathBuf;
@@ -141,6 +142,12 @@ impl WireStage for TreeD {
         let made = held.folder.join(TREE_D);
         let sector = input.proof_type.sector_bytes();
         if !tree::ends_with_root(&made, sector, &held.expected) {
+            let bytes = std::fs::metadata(&made).map_or(0, |meta| meta.len());
+            if bytes != tree::tree_bytes(sector) {
+                let wanted = tree::tree_bytes(sector);
+                let text = format!("{} has {bytes} bytes instead of {wanted}", made.display());
+                return Err(Failure::transient("bad_answer", text));
+            }
             let root = tree::root(&made).map_or_else(|error| error.to_string(), hex::encode);
             let text = format!(
                 "{} has commitment {root}, but its pieces make {}",

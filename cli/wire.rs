@@ -1,16 +1,20 @@
 //! The one place where everything is put together: stages, stores, the journal, the executor and the
 //! dispatcher.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use rand::RngCore;
-use sealflow_engine::artifact::{ArtifactStore, SCRATCH, Stores};
+use sealflow_engine::artifact::{Artifact, ArtifactStore, SCRATCH, Stores};
 use sealflow_engine::clock::SystemClock;
 use sealflow_engine::dispatcher::{self, Dispatcher, Handle, Parts};
 use sealflow_engine::executor::{Executor, ExecutorSpec};
+use sealflow_engine::failure::Failure;
 use sealflow_engine::journal::{Journal, JournalError};
 use sealflow_engine::stage::StageRegistry;
+use sealflow_executors::inputs::{Fetch, Fetching, WithInputs};
+use sealflow_executors::remote::Service;
 use sealflow_executors::{ExtProcessor, InProcess};
 use sealflow_storage::journal::{Credentials, DirectoryLock, OpenError, OpenOptions, SurrealJournal};
 use sealflow_storage::store::FilesystemStore;
@@ -145,11 +149,41 @@ pub(crate) fn executors(
     executors.collect()
 }
 
+/// Files on other machines, once those can connect.
+#[derive(Default)]
+pub(crate) struct Elsewhere(OnceLock<Service>);
+
+impl Elsewhere {
+    /// Other machines connect to this service.
+    pub(crate) fn connect(&self, service: Service) {
+        // There is one service a daemon.
+        drop(self.0.set(service));
+    }
+}
+
+impl Fetch for Elsewhere {
+    fn fetch<'a>(&'a self, artifact: &'a Artifact, to: &'a Path) -> Fetching<'a> {
+        match self.0.get() {
+            Some(service) => service.fetch(artifact, to),
+            None => Box::pin(async move {
+                let what = format!(
+                    "{} is in {}, and no workers connect here",
+                    artifact.key, artifact.store
+                );
+                Err(Failure::permanent("artifact_unreachable", what))
+            }),
+        }
+    }
+}
+
 /// An engine that runs.
 pub(crate) struct Engine {
     pub(crate) handle: Handle,
     pub(crate) journal: Arc<SurrealJournal>,
     pub(crate) executors: Vec<Arc<dyn Executor>>,
+    pub(crate) stores: Stores,
+    /// Files on other machines.
+    pub(crate) elsewhere: Arc<Elsewhere>,
     /// Tells others that this home is looked after. Also where the journal is on a server.
     _lock: DirectoryLock,
     durations: Keeper,
@@ -168,7 +202,13 @@ impl Engine {
         let journal = journal(cx, true).await?;
         let registry = registry(cx);
         let stores = stores(cx)?;
-        let executors = executors(cx, &registry, &stores)?;
+        let elsewhere = Arc::new(Elsewhere::default());
+        let executors = executors(cx, &registry, &stores)?.into_iter();
+        let with_inputs = |one| {
+            let fetch: Arc<dyn Fetch> = elsewhere.clone();
+            Arc::new(WithInputs::new(one, stores.clone(), fetch)) as Arc<dyn Executor>
+        };
+        let executors: Vec<Arc<dyn Executor>> = executors.map(with_inputs).collect();
         let mut seed = [0; 32];
         rand::rngs::OsRng.fill_bytes(&mut seed);
         let as_trait: Arc<dyn Journal> = journal.clone();
@@ -187,6 +227,8 @@ impl Engine {
             handle,
             journal,
             executors,
+            stores,
+            elsewhere,
             _lock: lock,
             durations,
             shutdown,

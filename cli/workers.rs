@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use sealflow_engine::dispatcher::Handle;
 use sealflow_executor::v1;
 use sealflow_executors::remote::Service;
 use tokio::net::TcpListener;
@@ -19,6 +18,7 @@ use crate::credentials::Door;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::tls;
+use crate::wire::Engine;
 
 /// The server, as long as it runs.
 pub(crate) struct Workers {
@@ -30,7 +30,7 @@ pub(crate) struct Workers {
 /// Starts it, if the configuration says where.
 pub(crate) async fn start(
     cx: &Context,
-    handle: &Handle,
+    engine: &Engine,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Workers>> {
     let Some(address) = cx.config.workers.listen else {
@@ -46,7 +46,8 @@ pub(crate) async fn start(
         credentials: cx.home.credentials(),
         api_token: cx.home.token()?,
     };
-    let service = Service::new(handle.clone(), Arc::new(door));
+    let service = Service::new(engine.handle.clone(), Arc::new(door), engine.stores.clone());
+    engine.elsewhere.connect(service.clone());
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen for workers on {address}"))?;

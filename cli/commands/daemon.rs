@@ -43,7 +43,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         followers: api::Api::followers(),
         workers: None,
     };
-    let workers = workers::start(&cx, &engine.handle, &stop).await?;
+    let workers = workers::start(&cx, &engine, &stop).await?;
     let served = api::Api {
         workers: workers.as_ref().map(|workers| workers.service.clone()),
         ..served

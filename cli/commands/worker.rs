@@ -218,7 +218,7 @@ async fn work(cx: &Context, work: Work) -> anyhow::Result<()> {
         .first()
         .map(|one| one.spec().machine.capacity)
         .unwrap_or_default();
-    let works = Works::new(executors);
+    let works = Works::new(executors, stores.clone());
     let label = |text: &String| {
         let pair = text
             .split_once('=')

@@ -26,6 +26,21 @@ pub struct Artifact {
     pub digest: Option<String>,
 }
 
+impl Artifact {
+    /// The largest file that is brought to another machine when an attempt needs it there.
+    pub const MOVABLE: u64 = 256 << 20;
+
+    /// Whether an attempt on another machine may get a copy of it: it is a file that its digest tells whole, and is
+    /// not large.
+    pub fn is_movable(&self) -> bool {
+        self.bytes <= Self::MOVABLE
+            && self
+                .digest
+                .as_ref()
+                .is_some_and(|digest| digest.starts_with("sha256:"))
+    }
+}
+
 /// What can go wrong in a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

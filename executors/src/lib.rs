@@ -1,6 +1,7 @@
 //! Where attempts run. One module an executor kind.
 
 mod in_process;
+pub mod inputs;
 pub mod processor;
 pub mod remote;
 

@@ -1,6 +1,7 @@
 //! Who may start where: executors, what their attempts hold, and why a ready step has to wait.
 
 use super::*;
+use crate::artifact::Artifact;
 use crate::executor::{Machine, machine_of};
 use crate::resource::{Lack, Need};
 use crate::workflow::StageRef;
@@ -250,9 +251,10 @@ impl Core {
             .into_iter()
             .filter_map(|(name, value)| Some((name, value.at_hand()?)));
         let input: serde_json::Map<String, Value> = at_hand.collect();
-        let artifact_store = |value: &Value| match (value.get("store"), value.get("key")) {
-            (Some(Value::String(store)), Some(Value::String(_))) => Some(store.clone()),
-            _ => None,
+        // What can be brought to where it is needed does not decide where that is.
+        let artifact_store = |value: &Value| {
+            let artifact: Artifact = serde_json::from_value(value.clone()).ok()?;
+            (!artifact.is_movable()).then_some(artifact.store)
         };
         let info = self.registry.info(stage.name.as_str());
         let bound = info.filter(|info| info.bound).and_then(|_| self.bound_to(state));

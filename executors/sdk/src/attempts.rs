@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::Bytes;
 
+use crate::connection::Client;
 use crate::outbox::{Outbox, OutboxError, Which, which};
 use crate::v1;
 
@@ -15,6 +16,15 @@ pub trait Handler: Send + Sync + 'static {
     /// Does the work of one attempt. A panic is reported as a failure. When [`Context::cancelled`] says so the work
     /// is not wanted any more: end as soon as that is possible.
     fn run(&self, job: Job, cx: Context) -> impl Future<Output = End> + Send;
+
+    /// The path of a file in this machine's scratch space, which an attempt on another machine takes.
+    ///
+    /// # Errors
+    /// Why it cannot be had; unless this is implemented, no file can.
+    fn open(&self, artifact: &v1::Artifact) -> Result<std::path::PathBuf, String> {
+        let _ = artifact;
+        Err("this executor keeps no files for others".to_owned())
+    }
 }
 
 /// An attempt to run.
@@ -37,6 +47,9 @@ pub struct Job {
     /// What the attempt may use of the machine.
     pub held: v1::Resources,
 }
+
+/// How long the next chunk of a file may take.
+const CHUNK: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +94,40 @@ impl Context {
         self.table.news.notify_one();
     }
 
+    /// Copies an artifact of the input that is on another machine into a file here.
+    ///
+    /// # Errors
+    /// Why it cannot be had now.
+    pub async fn fetch(&self, artifact: v1::Artifact, to: &std::path::Path) -> Result<(), String> {
+        use tokio::io::AsyncWriteExt;
+        let contact = self.table.locked().contact.clone();
+        let Some((mut client, session)) = contact else {
+            return Err("there is no contact with the daemon".to_owned());
+        };
+        let told = |status: tonic::Status| status.message().to_owned();
+        let broken = |error: std::io::Error| format!("{}: {error}", to.display());
+        let mut left = artifact.bytes;
+        let request = v1::FetchRequest {
+            session,
+            attempt: Some(self.attempt.clone()),
+            artifact: Some(artifact),
+        };
+        let mut chunks = client.fetch(request).await.map_err(told)?.into_inner();
+        let mut file = tokio::fs::File::create(to).await.map_err(broken)?;
+        while left > 0 {
+            let chunk = tokio::time::timeout(CHUNK, chunks.message()).await;
+            let chunk = chunk
+                .map_err(|_| "nothing came for 30 s".to_owned())?
+                .map_err(told)?;
+            let data = chunk.ok_or("it ends too early")?.data;
+            left = left
+                .checked_sub(data.len() as u64)
+                .ok_or("it is longer than was recorded")?;
+            file.write_all(&data).await.map_err(broken)?;
+        }
+        file.flush().await.map_err(broken)
+    }
+
     /// Asked to stop.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancel
@@ -107,6 +154,8 @@ pub(crate) struct Inner {
     running: BTreeMap<Which, Running>,
     pub(crate) progress: BTreeMap<Which, v1::Progress>,
     pub(crate) outbox: Outbox,
+    /// The way to the daemon, while there is one.
+    pub(crate) contact: Option<(Client, String)>,
 }
 
 impl Table {
@@ -116,6 +165,7 @@ impl Table {
                 running: BTreeMap::new(),
                 progress: BTreeMap::new(),
                 outbox,
+                contact: None,
             }),
             news: tokio::sync::Notify::new(),
             ended: tokio::sync::Notify::new(),

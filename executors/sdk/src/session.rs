@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -137,6 +138,7 @@ impl<H: Handler> Session<H> {
             session: session.clone(),
         };
         let mut orders = client.attend(request).await?.into_inner();
+        self.table.locked().contact = Some((client.clone(), session.clone()));
         let (mut reporter, table) = (client.clone(), self.table.clone());
         // Whatever is kept is reported first.
         self.table.news.notify_one();
@@ -218,11 +220,57 @@ impl<H: Handler> Session<H> {
                 false
             }
             v1::order::What::Send(order) => {
-                tracing::warn!(transfer = order.transfer, "this executor sends no files");
+                let contact = self.table.locked().contact.clone();
+                if let (Some((client, session)), Some(artifact)) = (contact, order.artifact) {
+                    let path = self.handler.open(&artifact);
+                    drop(tokio::spawn(send(client, session, order.transfer, path)));
+                }
                 false
             }
             v1::order::What::Drain(_) => true,
         }
+    }
+}
+
+/// Sends a file that another machine waits for, or says why not.
+async fn send(mut client: Client, session: String, transfer: String, path: Result<PathBuf, String>) {
+    let (to, chunks) = tokio::sync::mpsc::channel(4);
+    let chunk = move |data: Vec<u8>, error: String| v1::SendChunk {
+        session: session.clone(),
+        transfer: transfer.clone(),
+        data: data.into(),
+        error,
+    };
+    let read = async move {
+        let mut file = match path {
+            Ok(path) => tokio::fs::File::open(&path)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(why) => Err(why),
+        };
+        loop {
+            let mut data = vec![0; 256 << 10];
+            let read = match &mut file {
+                Ok(file) => file.read(&mut data).await.map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            };
+            let (message, last) = match read {
+                Ok(0) => return,
+                Ok(read) => {
+                    data.truncate(read);
+                    (chunk(data, String::new()), false)
+                }
+                Err(why) => (chunk(Vec::new(), why), true),
+            };
+            if to.send(message).await.is_err() || last {
+                return;
+            }
+        }
+    };
+    let sent = client.send(tokio_stream::wrappers::ReceiverStream::new(chunks));
+    let ((), sent) = tokio::join!(read, sent);
+    if let Err(status) = sent {
+        tracing::warn!(why = status.message(), "a file that another machine takes");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use sealflow_engine::artifact::SCRATCH;
+use sealflow_engine::artifact::{Artifact, SCRATCH};
 use sealflow_engine::executor::{Claims, ExecutorSpec, Machine};
 use sealflow_engine::failure::{Failure, FailureClass};
 use sealflow_engine::id::{AttemptKey, RunId, StageName, StepName, Token};
@@ -12,7 +12,7 @@ use sealflow_engine::stage::{Outcome, Progress, StageRegistry, Wake};
 use sealflow_executor::v1;
 use serde_json::Value;
 
-use super::scratch_of;
+use super::{DAEMON_SCRATCH, scratch_of};
 
 /// The most executors that a machine may offer, and the most names in any list.
 const MOST: usize = 1000;
@@ -230,6 +230,7 @@ pub(super) fn failure(failure: v1::Failure) -> Failure {
 
 /// The input as the machine knows it: artifacts of its own scratch space under the name that it has there.
 pub(super) fn input(mut input: Value, machine: &str) -> Vec<u8> {
+    rename(&mut input, SCRATCH, DAEMON_SCRATCH);
     rename(&mut input, &scratch_of(machine), SCRATCH);
     serde_json::to_vec(&input).unwrap_or_default()
 }
@@ -246,5 +247,35 @@ fn rename(value: &mut Value, from: &str, to: &str) {
         }
         Value::Array(items) => items.iter_mut().for_each(|item| rename(item, from, to)),
         _ => {}
+    }
+}
+
+/// Whether a value names this artifact.
+pub(super) fn names(value: &Value, artifact: &Artifact) -> bool {
+    match value {
+        Value::Object(fields) => {
+            serde_json::from_value::<Artifact>(value.clone()).is_ok_and(|found| found == *artifact)
+                || fields.values().any(|field| names(field, artifact))
+        }
+        Value::Array(items) => items.iter().any(|item| names(item, artifact)),
+        _ => false,
+    }
+}
+
+pub(super) fn from_artifact(artifact: &Artifact) -> v1::Artifact {
+    v1::Artifact {
+        store: artifact.store.clone(),
+        key: artifact.key.clone(),
+        bytes: artifact.bytes,
+        digest: artifact.digest.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn to_artifact(artifact: v1::Artifact) -> Artifact {
+    Artifact {
+        store: artifact.store,
+        key: artifact.key,
+        bytes: artifact.bytes,
+        digest: Some(artifact.digest).filter(|digest| !digest.is_empty()),
     }
 }

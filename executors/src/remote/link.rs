@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sealflow_engine::artifact::Artifact;
 use sealflow_engine::executor::{Executor, ExecutorSpec, Job, News, Report, Reports};
 use sealflow_engine::id::{AttemptKey, StageName, Token};
 use sealflow_engine::stage::Progress;
 use sealflow_executor::v1;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -25,6 +27,8 @@ pub(super) struct Assigned {
     pub(super) work: Option<(StageName, bool)>,
     /// The order to start it, until we know that it was taken.
     order: Option<Box<v1::Start>>,
+    /// Its input, for what it fetches.
+    input: Value,
 }
 
 #[derive(Default)]
@@ -109,6 +113,24 @@ impl Link {
         self.locked().tell(order(v1::order::What::Drain(v1::Drain {})));
     }
 
+    /// Asks the machine for the bytes of an artifact in its scratch space. Says whether there is contact.
+    pub(super) fn ask_for(&self, transfer: &str, artifact: v1::Artifact) -> bool {
+        let what = v1::SendOrder {
+            transfer: transfer.to_owned(),
+            artifact: Some(artifact),
+        };
+        let mut state = self.locked();
+        state.tell(order(v1::order::What::Send(what)));
+        state.orders.is_some()
+    }
+
+    /// Whether an attempt that it was given takes this artifact.
+    pub(super) fn takes(&self, key: &AttemptKey, token: &Token, artifact: &Artifact) -> bool {
+        let state = self.locked();
+        let assigned = state.assigned.get(key).filter(|one| one.token == *token);
+        assigned.is_some_and(|one| convert::names(&one.input, artifact))
+    }
+
     /// What a report is about, if the machine was given that.
     pub(super) fn work(&self, key: &AttemptKey) -> Option<(StageName, bool)> {
         self.locked().assigned.get(key)?.work.clone()
@@ -165,6 +187,8 @@ impl Executor for RemoteExecutor {
             input,
             held,
         } = job;
+        let bytes = convert::input(input, &self.link.machine);
+        let input = serde_json::from_slice(&bytes).unwrap_or_default();
         let version = self.spec.versions.get(&stage).copied().unwrap_or_default();
         let (name, _) = self.spec.name.rsplit_once('@').unwrap_or((&self.spec.name, ""));
         let start = v1::Start {
@@ -174,7 +198,7 @@ impl Executor for RemoteExecutor {
             stage: stage.to_string(),
             version,
             many,
-            input: convert::input(input, &self.link.machine).into(),
+            input: bytes.into(),
             held: Some(convert::resources(held)),
         };
         let mut state = self.link.locked();
@@ -186,6 +210,7 @@ impl Executor for RemoteExecutor {
             token,
             work: Some((stage, many)),
             order: Some(Box::new(start.clone())),
+            input,
         };
         state.assigned.insert(key, assigned);
         state.tell(order(v1::order::What::Start(start)));
@@ -214,6 +239,7 @@ impl Executor for RemoteExecutor {
                 token: token.clone(),
                 work: None,
                 order: None,
+                input: Value::Null,
             };
             state.assigned.insert(key.clone(), assigned);
         }

@@ -2,19 +2,24 @@
 //! machine, and sees nothing of others.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use sealflow_engine::artifact::{Artifact, SCRATCH, Stores};
 use sealflow_engine::dispatcher::{Handle, RequestError};
 use sealflow_engine::executor::{Executor, News, Report, SUSPECT_AFTER_MS};
 use sealflow_engine::failure::Failure;
 use sealflow_executor::v1::executors_server::{Executors, ExecutorsServer};
 use sealflow_executor::{CONTRACT, MAX_MESSAGE, v1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::convert;
 use super::link::{Link, QUEUE, RemoteExecutor};
+use super::{DAEMON_SCRATCH, convert};
+use crate::inputs::{Fetch, Fetching};
 
 /// Who may call.
 pub trait Access: Send + Sync + 'static {
@@ -39,6 +44,7 @@ pub struct Service(Arc<Inner>);
 struct Inner {
     handle: Handle,
     access: Arc<dyn Access>,
+    stores: Stores,
     links: Mutex<Links>,
 }
 
@@ -46,7 +52,19 @@ struct Inner {
 struct Links {
     machines: BTreeMap<String, Arc<Link>>,
     sessions: HashMap<String, String>,
+    transfers: HashMap<String, Transfer>,
 }
+
+/// Bytes that a machine was asked for.
+struct Transfer {
+    from: String,
+    to: mpsc::Sender<Result<v1::Chunk, Status>>,
+}
+
+type Chunks = mpsc::Receiver<Result<v1::Chunk, Status>>;
+
+/// Chunks on their way: each at most 256 KiB of ours, or a message of a machine.
+const CHUNKS: usize = 8;
 
 /// The most attempts that a machine may list.
 const LISTED: usize = 100_000;
@@ -57,13 +75,54 @@ fn stopped(error: RequestError) -> Status {
 
 impl Service {
     /// A service for the executors of this engine.
-    pub fn new(handle: Handle, access: Arc<dyn Access>) -> Self {
+    pub fn new(handle: Handle, access: Arc<dyn Access>, stores: Stores) -> Self {
         let links = Mutex::default();
         Self(Arc::new(Inner {
             handle,
             access,
+            stores,
             links,
         }))
+    }
+
+    /// The bytes of an artifact in somebody's scratch space.
+    async fn bytes_of(&self, artifact: &Artifact) -> Result<Chunks, Status> {
+        let (to, chunks) = mpsc::channel(CHUNKS);
+        if artifact.store == DAEMON_SCRATCH {
+            let here = Artifact {
+                store: SCRATCH.to_owned(),
+                ..artifact.clone()
+            };
+            let path = self
+                .0
+                .stores
+                .local_path(&here)
+                .map_err(|error| Status::not_found(error.to_string()))?;
+            drop(tokio::spawn(read(path, to)));
+            return Ok(chunks);
+        }
+        let Some((SCRATCH, machine)) = artifact.store.rsplit_once('@') else {
+            return Err(Status::invalid_argument("only what is in scratch space is moved"));
+        };
+        let transfer = hex::encode(rand::random::<[u8; 16]>());
+        let link = {
+            let mut links = self.links();
+            links.transfers.retain(|_, transfer| !transfer.to.is_closed());
+            let from = machine.to_owned();
+            links.transfers.insert(transfer.clone(), Transfer { from, to });
+            links.machines.get(machine).cloned()
+        };
+        let asked = v1::Artifact {
+            store: SCRATCH.to_owned(),
+            ..convert::from_artifact(artifact)
+        };
+        if link.is_none_or(|link| !link.ask_for(&transfer, asked)) {
+            self.links().transfers.remove(&transfer);
+            return Err(Status::unavailable(format!(
+                "worker `{machine}`, where it is, is not connected"
+            )));
+        }
+        Ok(chunks)
     }
 
     /// The gRPC server of it.
@@ -177,6 +236,63 @@ impl Service {
         };
         let stage = state.find(&key.step).and_then(|ix| state.spec(ix).stage.clone());
         Ok(stage.map(|stage| (stage.name, stage.many)))
+    }
+}
+
+/// How long a machine may take to send the next chunk.
+const CHUNK: Duration = Duration::from_secs(30);
+
+impl Fetch for Service {
+    fn fetch<'a>(&'a self, artifact: &'a Artifact, to: &'a Path) -> Fetching<'a> {
+        Box::pin(async move {
+            let failed = |why: String| {
+                let what = format!("{} in {}: {why}", artifact.key, artifact.store);
+                Failure::transient("artifact_unreachable", what)
+            };
+            let chunks = self.bytes_of(artifact).await;
+            let mut chunks = chunks.map_err(|status| failed(status.message().to_owned()))?;
+            let mut file = tokio::fs::File::create(to)
+                .await
+                .map_err(|error| Failure::io("write", to, &error))?;
+            let mut left = artifact.bytes;
+            while left > 0 {
+                let chunk = tokio::time::timeout(CHUNK, chunks.recv()).await;
+                let chunk = chunk.map_err(|_| failed("nothing came for 30 s".to_owned()))?;
+                let chunk = chunk.ok_or_else(|| failed("it ends too early".to_owned()))?;
+                let data = chunk.map_err(|status| failed(status.message().to_owned()))?.data;
+                left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or_else(|| failed("it is longer than was recorded".to_owned()))?;
+                let written = file.write_all(&data).await;
+                written.map_err(|error| Failure::io("write", to, &error))?;
+            }
+            file.flush()
+                .await
+                .map_err(|error| Failure::io("write", to, &error))
+        })
+    }
+}
+
+/// Reads a file of ours in chunks.
+async fn read(path: PathBuf, to: mpsc::Sender<Result<v1::Chunk, Status>>) {
+    let failed = |error: std::io::Error| Status::unavailable(format!("cannot be read: {error}"));
+    let mut file = match tokio::fs::File::open(&path).await {
+        Ok(file) => file,
+        Err(error) => return drop(to.send(Err(failed(error))).await),
+    };
+    loop {
+        let mut data = vec![0; 256 << 10];
+        let chunk = match file.read(&mut data).await {
+            Ok(0) => return,
+            Ok(read) => {
+                data.truncate(read);
+                Ok(v1::Chunk { data: data.into() })
+            }
+            Err(error) => Err(failed(error)),
+        };
+        if to.send(chunk).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -300,15 +416,54 @@ impl Executors for Service {
     type FetchStream = ReceiverStream<Result<v1::Chunk, Status>>;
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        self.link(&request, &request.get_ref().session)?;
-        Err(Status::unimplemented("inputs are not moved between machines yet"))
+        let link = self.link(&request, &request.get_ref().session)?;
+        let request = request.into_inner();
+        let (key, token) = convert::key(request.attempt.as_ref()).map_err(Status::invalid_argument)?;
+        let artifact = request.artifact.map(convert::to_artifact);
+        let artifact = artifact.ok_or_else(|| Status::invalid_argument("it names no artifact"))?;
+        if !artifact.is_movable() || !link.takes(&key, &token, &artifact) {
+            return Err(Status::permission_denied(
+                "that attempt does not take this artifact",
+            ));
+        }
+        let stream = self.bytes_of(&artifact).await?;
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn send(
         &self,
-        _: Request<tonic::Streaming<v1::SendChunk>>,
+        request: Request<tonic::Streaming<v1::SendChunk>>,
     ) -> Result<Response<v1::SendResponse>, Status> {
-        Err(Status::unimplemented("inputs are not moved between machines yet"))
+        let caller = self.admit(&request)?;
+        let mut stream = request.into_inner();
+        let mut to = None;
+        while let Some(chunk) = stream.message().await? {
+            if to.is_none() {
+                let transfer = self.links().transfers.remove(&chunk.transfer);
+                let transfer = transfer.ok_or_else(|| Status::not_found("nobody waits for this transfer"))?;
+                if caller
+                    .worker
+                    .as_ref()
+                    .is_some_and(|worker| *worker != transfer.from)
+                {
+                    return Err(Status::permission_denied("this transfer is another machine's"));
+                }
+                to = Some(transfer.to);
+            }
+            let Some(to) = &to else { break };
+            let passed = if chunk.error.is_empty() {
+                Ok(v1::Chunk { data: chunk.data })
+            } else {
+                Err(Status::unavailable(
+                    chunk.error.chars().take(1000).collect::<String>(),
+                ))
+            };
+            // Whoever waited may have gone.
+            if to.send(passed).await.is_err() {
+                break;
+            }
+        }
+        Ok(Response::new(v1::SendResponse {}))
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {

@@ -1,8 +1,10 @@
 //! The executors of this machine as what a worker offers to a daemon elsewhere.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sealflow_engine::artifact::{Artifact, Stores};
 use sealflow_engine::executor::{Executor, ExecutorSpec, Job, News, Reports};
 use sealflow_engine::failure::Failure;
 use sealflow_engine::id::{AttemptKey, StageName, Subject, Token};
@@ -12,18 +14,21 @@ use sealflow_executor::{Context, End, Handler, v1};
 use tokio::sync::mpsc;
 
 use super::convert;
+use crate::inputs::{self, Fetch, Fetching};
 
 /// Runs what a daemon orders on executors of this machine.
 pub struct Works {
     executors: BTreeMap<String, Arc<dyn Executor>>,
+    stores: Stores,
 }
 
 impl Works {
     /// Takes the executors.
-    pub fn new(executors: Vec<Arc<dyn Executor>>) -> Self {
+    pub fn new(executors: Vec<Arc<dyn Executor>>, stores: Stores) -> Self {
         let named = executors.into_iter().map(|one| (one.spec().name.clone(), one));
         Self {
             executors: named.collect(),
+            stores,
         }
     }
 
@@ -120,7 +125,28 @@ fn encoded<T: serde::Serialize>(value: &T, end: impl FnOnce(Vec<u8>) -> End) -> 
     }
 }
 
+/// Fetches what one attempt takes.
+struct Through(Context);
+
+impl Fetch for Through {
+    fn fetch<'a>(&'a self, artifact: &'a Artifact, to: &'a Path) -> Fetching<'a> {
+        let wanted = convert::from_artifact(artifact);
+        Box::pin(async move {
+            let fetched = self.0.fetch(wanted, to).await;
+            let what = |why| format!("{} in {}: {why}", artifact.key, artifact.store);
+            fetched.map_err(|why| Failure::transient("artifact_unreachable", what(why)))
+        })
+    }
+}
+
 impl Handler for Works {
+    fn open(&self, artifact: &v1::Artifact) -> Result<PathBuf, String> {
+        let artifact = convert::to_artifact(artifact.clone());
+        self.stores
+            .local_path(&artifact)
+            .map_err(|error| error.to_string())
+    }
+
     async fn run(&self, ordered: sealflow_executor::Job, cx: Context) -> End {
         let Some(executor) = self.executors.get(&ordered.executor) else {
             return End::Lost(format!(
@@ -128,10 +154,18 @@ impl Handler for Works {
                 ordered.executor
             ));
         };
-        let (key, _, job) = match job(ordered) {
+        let (key, _, mut job) = match job(ordered) {
             Ok(job) => job,
             Err(why) => return failed(Failure::permanent("bad_order", why)),
         };
+        let through = Through(cx.clone());
+        let brought = tokio::select! {
+            brought = inputs::bring(&mut job, &self.stores, &through) => brought,
+            () = cx.cancelled().cancelled() => return End::Lost("stopped before it began".to_owned()),
+        };
+        if let Err(failure) = brought {
+            return failed(failure);
+        }
         let (sender, mut reports) = mpsc::channel(64);
         executor.start(job, Reports::new(sender));
         let mut stopped = false;

@@ -19,6 +19,7 @@ mod offline_seal;
 mod post;
 mod processors;
 mod reference;
+mod remote;
 mod snap;
 mod together;
 mod verbs;

@@ -8,6 +8,7 @@ mod builtin;
 mod commands;
 mod config;
 mod credentials;
+mod damocles;
 mod draw;
 mod durations;
 mod environment;

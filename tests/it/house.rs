@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
+    "chain",
     "cli",
     "engine",
     "executors",
@@ -45,7 +46,8 @@ fn three_floors() {
     let allowed = [
         ("sealflow-engine", vec![]),
         ("sealflow-chain", vec![]),
-        ("sealflow-executors", vec!["sealflow-engine"]),
+        ("sealflow-executor", vec![]),
+        ("sealflow-executors", vec!["sealflow-engine", "sealflow-executor"]),
         ("sealflow-stages", vec!["sealflow-engine", "sealflow-chain"]),
         ("sealflow-storage", vec!["sealflow-engine", "sealflow-chain"]),
         (
@@ -53,6 +55,7 @@ fn three_floors() {
             vec![
                 "sealflow-engine",
                 "sealflow-chain",
+                "sealflow-executor",
                 "sealflow-executors",
                 "sealflow-stages",
                 "sealflow-storage",

@@ -98,7 +98,10 @@ impl CacheDir {
 
     /// Whether the synthetic feature made what it makes.
     pub(crate) fn has_synthetic(&self) -> bool {
-        self.path.join(SYNTHETIC).is_file()
+        // The library adds an ending to the name.
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let mut names = entries.map(|entry| entry.file_name());
+        names.any(|name| name.to_string_lossy().starts_with(SYNTHETIC))
     }
 
     /// Removes all but tree D and the lock, for a program that wants an empty directory.

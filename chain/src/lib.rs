@@ -12,6 +12,7 @@ pub mod failure;
 pub mod funds;
 pub mod json;
 pub mod message;
+pub mod messager;
 pub mod node;
 pub mod outcome;
 pub mod params;

@@ -4,124 +4,14 @@
 use std::collections::BTreeMap;
 
 use crate::failure::{Failure, FailureClass};
-use crate::message::{self, Gas, GasError, SignedMessage};
-use crate::node::TipSetKey;
+use crate::message::SignedMessage;
 use crate::params::Call;
-use crate::types::{Address, ChainEpoch, Message, TokenAmount, Zero};
+use crate::types::{Address, ChainEpoch, TokenAmount, Zero};
 
-use super::fees::{FeeBook, FeePolicy, Fees};
+use super::fees::Fees;
+use super::plan::{Account, MessagerConfig, PlanError, Prepare, Submitted, refused, same};
 use super::record::{Batch, Head, Intent, Key, Record, SenderRow, State, Version};
 use super::store::Loaded;
-
-/// How the messager works.
-#[derive(Debug, Clone)]
-pub struct MessagerConfig {
-    /// How many messages of a sender may be on their way at once.
-    pub in_flight: usize,
-    /// How many epochs deep a message must be to be final.
-    pub confidence: ChainEpoch,
-    /// How many versions a message may get.
-    pub versions: usize,
-    /// How many epochs a refused intent waits before it is tried again.
-    pub rest: ChainEpoch,
-    /// What messages may cost.
-    pub fees: FeeBook,
-}
-
-impl Default for MessagerConfig {
-    fn default() -> Self {
-        Self {
-            in_flight: 20,
-            confidence: 10,
-            versions: 16,
-            rest: 2,
-            fees: FeeBook::default(),
-        }
-    }
-}
-
-/// What a submission is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Submitted {
-    /// The intent is new; it counts once the batch is committed and applied.
-    New(Batch),
-    /// It was submitted before.
-    Known(Box<Record>),
-}
-
-/// Why something cannot be planned.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// The key belongs to another intent.
-    #[error("the key `{0}` was used for another message; a key means one message for ever")]
-    KeyReused(Key),
-    /// There is no such live intent.
-    #[error("there is no open message `{0}`")]
-    Unknown(Key),
-    /// The intent is in a state that does not allow it.
-    #[error("the message `{key}` cannot be {verb}: it is {state}")]
-    State {
-        /// The intent.
-        key: Key,
-        /// What was asked.
-        verb: &'static str,
-        /// Where it is.
-        state: &'static str,
-    },
-    /// What was signed is not what was to be signed.
-    #[error("what was signed for `{key}` is not that message: {reason}")]
-    NotTheMessage {
-        /// The intent.
-        key: Key,
-        /// How it differs.
-        reason: String,
-    },
-    /// A replacement would cost too much.
-    #[error(transparent)]
-    Fee(#[from] GasError),
-}
-
-/// What the chain says of a sender at a head.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The nonce of its next message.
-    pub nonce: u64,
-    /// The head whose state was read. It must be the one that the core has: then the nonce fits exactly to the
-    /// messages that were shown.
-    pub at: TipSetKey,
-}
-
-/// A message that is to be estimated and signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepare {
-    /// The intent.
-    pub key: Key,
-    /// The message, with nonce and without gas.
-    pub message: Message,
-    /// What it may cost.
-    pub fees: Fees,
-    /// Whether it does nothing, in the place of the intent.
-    pub cancel: bool,
-    /// Gas of the version whose place it takes.
-    pub replaces: Option<Gas>,
-}
-
-impl Prepare {
-    /// The message with gas fields that follow from a node's estimate.
-    ///
-    /// # Errors
-    /// It would take another's place and may not cost enough.
-    pub fn with_gas(&self, estimated: &Gas) -> Result<Message, GasError> {
-        let gas = self.fees.gas(estimated);
-        let gas = match &self.replaces {
-            Some(old) => old.replacement(&gas, &self.fees.max_fee)?,
-            None => gas,
-        };
-        let mut message = self.message.clone();
-        gas.put(&mut message);
-        Ok(message)
-    }
-}
 
 /// The state machine.
 #[derive(Debug)]
@@ -130,9 +20,9 @@ pub struct Core {
     pub(super) records: BTreeMap<Key, Record>,
     pub(super) senders: BTreeMap<Address, SenderRow>,
     pub(super) head: Option<Head>,
-    last_number: u64,
+    pub(super) last_number: u64,
     /// What the chain says at the head; read again after every head and every start.
-    accounts: BTreeMap<Address, u64>,
+    pub(super) accounts: BTreeMap<Address, u64>,
     base_fee: TokenAmount,
     /// Refused intents, until when they rest. Lost in a restart, after which they are tried at once.
     rests: BTreeMap<Key, ChainEpoch>,
@@ -214,22 +104,6 @@ impl Core {
             }],
             ..Batch::default()
         })
-    }
-
-    /// Messages whose nonce was used on the chain, and that were not shown. They are to be searched for by the
-    /// CID of any version (`StateSearchMsg`, which finds what took their place too); see [`Core::found`].
-    pub fn to_search(&self) -> Vec<&Record> {
-        let open = self
-            .records
-            .values()
-            .filter(|record| record.state == State::Published);
-        let used = |record: &&Record| {
-            let account = self.accounts.get(&record.intent.from);
-            account
-                .zip(record.nonce)
-                .is_some_and(|(account, nonce)| nonce < *account)
-        };
-        open.filter(used).collect()
     }
 
     /// Takes the base fee at the head.
@@ -316,7 +190,7 @@ impl Core {
 
     /// The lowest nonce that nobody holds: usually the next one, or one that somebody else used on a chain that
     /// was reverted.
-    fn free_nonce(&self, row: &SenderRow, account: u64) -> u64 {
+    pub(super) fn free_nonce(&self, row: &SenderRow, account: u64) -> u64 {
         let held = |nonce: u64| {
             let mut own = self
                 .records
@@ -372,7 +246,12 @@ impl Core {
         })
     }
 
-    fn version(&self, key: &Key, signed: &SignedMessage, cancel: bool) -> Result<Version, PlanError> {
+    pub(super) fn version(
+        &self,
+        key: &Key,
+        signed: &SignedMessage,
+        cancel: bool,
+    ) -> Result<Version, PlanError> {
         Version::new(signed, cancel, self.height()).map_err(|e| PlanError::NotTheMessage {
             key: key.clone(),
             reason: e.to_string(),
@@ -424,211 +303,9 @@ impl Core {
         versions.collect()
     }
 
-    /// Messages that are to be replaced: those that expired on their way, by nothing, and those that wait longer
-    /// than their policy says, by one that pays more.
-    pub fn to_replace(&self) -> Vec<Prepare> {
-        let open = self
-            .records
-            .values()
-            .filter(|record| record.state == State::Published);
-        open.filter_map(|record| self.replacement(record, false))
-            .collect()
-    }
-
-    /// A replacement that a person asks for.
-    ///
-    /// # Errors
-    /// The message is not on its way, or has too many versions.
-    pub fn replace_now(&self, key: &Key) -> Result<Prepare, PlanError> {
-        let record = self.live(key)?;
-        let open = (record.state == State::Published)
-            .then(|| self.replacement(record, true))
-            .flatten();
-        open.ok_or_else(|| refused(record, "replaced"))
-    }
-
-    fn replacement(&self, record: &Record, now: bool) -> Option<Prepare> {
-        let (last, nonce) = (record.versions.last()?, record.nonce?);
-        if record.versions.len() >= self.config.versions {
-            return None;
-        }
-        let intent = &record.intent;
-        let fees = self.fees(intent);
-        let height = self.height();
-        // Once it was given up it stays given up.
-        let cancel = last.cancel || intent.expires.is_some_and(|expires| height >= expires);
-        let waits = fees.replace_after.is_some_and(|after| height - last.at >= after);
-        if !now && !waits && (!cancel || last.cancel) {
-            return None;
-        }
-        // The premium must beat that of any version, which may still be the one that nodes hold.
-        let signed = record.versions.iter().filter_map(|version| version.signed().ok());
-        let best = signed
-            .map(|signed| Gas::of(&signed.message))
-            .max_by(|a, b| a.premium.cmp(&b.premium))?;
-        Some(Prepare {
-            key: intent.key.clone(),
-            message: if cancel {
-                intent.nothing(nonce)
-            } else {
-                intent.message(nonce)
-            },
-            fees,
-            cancel,
-            replaces: Some(best),
-        })
-    }
-
-    /// Keeps a replacement that was signed. It may be pushed when the batch is committed and applied.
-    ///
-    /// # Errors
-    /// The message landed in the meantime, or what was signed is not that replacement.
-    pub fn replace(&self, prepared: &Prepare, signed: &SignedMessage) -> Result<Batch, PlanError> {
-        let key = &prepared.key;
-        let record = self.live(key)?;
-        if record.state != State::Published || record.nonce != Some(prepared.message.sequence) {
-            return Err(refused(record, "replaced"));
-        }
-        same(key, prepared, signed)?;
-        let version = self.version(key, signed, prepared.cancel)?;
-        let mut changed = record.to(State::Published);
-        if changed.version(&version.cid).is_none() {
-            changed.versions.push(version);
-        }
-        Ok(Batch {
-            records: vec![changed],
-            ..Batch::default()
-        })
-    }
-
-    /// Gives up an intent that has no nonce yet.
-    ///
-    /// # Errors
-    /// It has a nonce: then only its expiry, or a replacement, can stop it.
-    pub fn cancel(&self, key: &Key, reason: &str) -> Result<Batch, PlanError> {
-        let record = self.live(key)?;
-        if record.state != State::Queued {
-            return Err(refused(record, "cancelled"));
-        }
-        let failed = State::Failed {
-            code: "cancelled".into(),
-            reason: reason.into(),
-        };
-        Ok(Batch {
-            records: vec![record.to(failed)],
-            ..Batch::default()
-        })
-    }
-
-    /// Puts an intent whose nonce somebody else used back into the queue, under a new nonce.
-    ///
-    /// # Errors
-    /// It has no conflict, or the conflict could still be reverted, after which both could land.
-    pub fn recover(&self, key: &Key, finality: ChainEpoch) -> Result<Batch, PlanError> {
-        let record = self.live(key)?;
-        match &record.state {
-            State::Conflict(landing) if self.height() - landing.height >= finality => Ok(Batch {
-                records: vec![Record {
-                    nonce: None,
-                    ..record.to(State::Queued)
-                }],
-                ..Batch::default()
-            }),
-            _ => Err(refused(record, "recovered")),
-        }
-    }
-
-    /// Lets a sender send, or not.
-    pub fn forbid(&self, address: Address, forbidden: bool) -> Batch {
-        Batch {
-            senders: vec![SenderRow {
-                forbidden,
-                ..self.sender(&address)
-            }],
-            ..Batch::default()
-        }
-    }
-
-    /// An intent that closes a gap before messages that are on their way, if there is one and nothing waits that
-    /// could close it.
-    pub fn filler(&self, address: &Address) -> Option<Intent> {
-        let account = self.accounts.get(address)?;
-        let row = self.sender(address);
-        let nonce = self.free_nonce(&row, *account);
-        let own = || {
-            self.records
-                .values()
-                .filter(|record| record.intent.from == *address)
-        };
-        let waits = own().any(|record| record.state == State::Queued);
-        let above = own().any(|r| r.state == State::Published && r.nonce.is_some_and(|n| n > nonce));
-        if waits || !above {
-            return None;
-        }
-        let key = Key::try_from(format!("gap/{address}/{nonce}/{}", self.last_number)).ok()?;
-        let plain = Intent {
-            key,
-            from: *address,
-            to: *address,
-            value: TokenAmount::zero(),
-            method: 0,
-            params: Default::default(),
-            fees: FeePolicy::default(),
-            expires: None,
-        };
-        Some(plain)
-    }
-
-    fn live(&self, key: &Key) -> Result<&Record, PlanError> {
+    pub(super) fn live(&self, key: &Key) -> Result<&Record, PlanError> {
         self.records
             .get(key)
             .ok_or_else(|| PlanError::Unknown(key.clone()))
     }
-}
-
-fn refused(record: &Record, verb: &'static str) -> PlanError {
-    PlanError::State {
-        key: record.intent.key.clone(),
-        verb,
-        state: match record.state {
-            State::Queued => "queued",
-            State::Published => "published",
-            State::Landed(_) => "on the chain",
-            State::Final(_) => "final",
-            State::Conflict(_) => "in conflict with another message of its nonce",
-            State::Failed { .. } => "given up",
-        },
-    }
-}
-
-/// Checks that what was signed is the message that was prepared, with gas that it may have.
-fn same(key: &Key, wanted: &Prepare, signed: &SignedMessage) -> Result<(), PlanError> {
-    let differs = |reason: String| PlanError::NotTheMessage {
-        key: key.clone(),
-        reason,
-    };
-    let gas = Gas::of(&signed.message);
-    let mut expected = wanted.message.clone();
-    gas.put(&mut expected);
-    if expected != signed.message {
-        return Err(differs(
-            "nonce, destination, value, method or parameters differ".into(),
-        ));
-    }
-    if gas.max_fee() > wanted.fees.max_fee {
-        return Err(differs(format!(
-            "it can cost {} FIL, and {} FIL are allowed",
-            gas.max_fee(),
-            wanted.fees.max_fee
-        )));
-    }
-    if wanted
-        .replaces
-        .as_ref()
-        .is_some_and(|old| gas.premium < old.replacing_premium())
-    {
-        return Err(differs("its premium is too low to take another's place".into()));
-    }
-    message::check(&signed.message).map_err(|e| differs(e.to_string()))?;
-    message::verify(signed).map_err(|e| differs(e.to_string()))
 }

@@ -15,7 +15,10 @@ mod core;
 mod fees;
 mod memory;
 mod observe;
+mod plan;
 mod record;
+mod repair;
+mod replace;
 mod store;
 
 #[cfg(test)]
@@ -23,9 +26,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Account, Core, MessagerConfig, PlanError, Prepare, Submitted};
+pub use self::core::Core;
 pub use fees::{FeeBook, FeePolicy, Fees};
 pub use memory::MemoryStore;
 pub use observe::Seen;
+pub use plan::{Account, MessagerConfig, PlanError, Prepare, Submitted};
 pub use record::{Batch, Head, Intent, Key, KeyError, Landing, Record, SenderRow, State, Version};
 pub use store::{Loaded, MessageStore, StoreError, conformance};

@@ -12,9 +12,10 @@ use crate::message::{self, Gas, SignedMessage};
 use crate::node::{Receipt, TipSetKey};
 use crate::types::{Address, ExitCode, Message, Signature, TokenAmount};
 
-use super::core::{Account, Core, MessagerConfig, Prepare, Submitted};
+use super::core::Core;
 use super::memory::MemoryStore;
 use super::observe::Seen;
+use super::plan::{Account, MessagerConfig, Prepare, Submitted};
 use super::record::{Batch, Head, Intent, Key, State};
 use super::store::{MessageStore, StoreError};
 
@@ -84,7 +85,7 @@ impl Chain {
     }
 
     /// The account's nonce in the state that a tipset at `place` shows: after the tipsets below it.
-    fn nonce(&self, address: &Address, place: usize) -> u64 {
+    pub(super) fn nonce(&self, address: &Address, place: usize) -> u64 {
         let below = self.tipsets[..place].iter().flat_map(|tipset| &tipset.messages);
         below.filter(|message| message.from == *address).count() as u64
     }
@@ -155,12 +156,12 @@ impl Chain {
         self.tipsets.iter().flat_map(|tipset| &tipset.messages)
     }
 
-    fn place(&self, head: &Head) -> Option<usize> {
+    pub(super) fn place(&self, head: &Head) -> Option<usize> {
         self.tipsets.iter().position(|tipset| tipset.head == *head)
     }
 
     /// What the tipset at `place` shows: the messages of the one below.
-    fn shows(&self, place: usize) -> Vec<Seen> {
+    pub(super) fn shows(&self, place: usize) -> Vec<Seen> {
         let below = place.checked_sub(1).map(|below| &self.tipsets[below].messages);
         let seen = below.into_iter().flatten().map(|message| Seen {
             from: message.from,

@@ -14,7 +14,7 @@ pub struct Seen {
     pub from: Address,
     /// Its nonce.
     pub nonce: u64,
-    /// The CID of the message (without signature).
+    /// Its CID, with the signature or without.
     pub cid: Cid,
     /// What became of it.
     pub receipt: Receipt,

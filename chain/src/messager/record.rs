@@ -103,9 +103,12 @@ impl Intent {
 /// A signed form of an intent that left the process, or may have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// The CID of the message, under which it is found on the chain.
+    /// The CID of the message.
     #[serde(with = "crate::json")]
     pub cid: Cid,
+    /// The CID of message and signature, under which nodes know a secp256k1 sender's.
+    #[serde(with = "crate::json")]
+    pub signed_cid: Cid,
     /// The signed message's CBOR: what is pushed, byte by byte.
     #[serde(with = "crate::json")]
     pub bytes: Vec<u8>,
@@ -119,6 +122,7 @@ impl Version {
     pub(super) fn new(signed: &SignedMessage, cancel: bool, at: ChainEpoch) -> Result<Self, MessageError> {
         Ok(Self {
             cid: message::cid(&signed.message)?,
+            signed_cid: signed.cid()?,
             bytes: signed.encode()?,
             cancel,
             at,
@@ -202,8 +206,11 @@ impl Record {
         self.nonce == Some(nonce) && !matches!(self.state, State::Queued)
     }
 
+    /// The version that a node names by either CID.
     pub(super) fn version(&self, cid: &Cid) -> Option<&Version> {
-        self.versions.iter().find(|version| version.cid == *cid)
+        self.versions
+            .iter()
+            .find(|version| version.cid == *cid || version.signed_cid == *cid)
     }
 
     /// The same, changed.

@@ -5,10 +5,11 @@ use rand::Rng;
 
 use crate::types::{Address, TokenAmount};
 
-use super::core::{Account, Core, MessagerConfig, PlanError, Submitted};
+use super::core::Core;
 use super::fees::FeePolicy;
 use super::memory::MemoryStore;
 use super::model::{DEPTH, World};
+use super::plan::{Account, MessagerConfig, PlanError, Submitted};
 use super::record::{Intent, Key, Record, State};
 use super::store::{MessageStore, conformance};
 
@@ -58,7 +59,7 @@ async fn the_memory_store_obeys_the_law() {
 
 #[tokio::test]
 async fn kills_between_any_two_effects_double_nothing_and_lose_nothing() {
-    let mut killed = 0;
+    let (mut killed, mut replaced) = (0, 0);
     for seed in 0..150 {
         let mut world = World::new(seed, config());
         world.config.fees.global.replace_after = (seed % 2 == 0).then_some(2);
@@ -104,6 +105,7 @@ async fn kills_between_any_two_effects_double_nothing_and_lose_nothing() {
             assert_eq!(times(&world, intent), 1, "seed {seed}: {}", intent.key);
             let record = record(&world, intent).await;
             assert!(matches!(record.state, State::Final(_)), "seed {seed}: {record:?}");
+            replaced += usize::from(record.versions.len() > 1);
         }
         assert_eq!(
             world.chain.messages().count(),
@@ -112,7 +114,10 @@ async fn kills_between_any_two_effects_double_nothing_and_lose_nothing() {
         );
         killed += world.killed;
     }
-    assert!(killed > 1000, "only {killed} kills");
+    assert!(
+        killed > 1000 && replaced > 100,
+        "only {killed} kills, {replaced} replaced"
+    );
 }
 
 #[tokio::test]
@@ -338,6 +343,73 @@ async fn a_stranger_whose_message_is_reverted_leaves_no_gap() {
         (filler.to, filler.value.clone()),
         (filler.from, TokenAmount::from_atto(0))
     );
+}
+
+#[tokio::test]
+async fn after_a_lost_head_messages_are_searched_for() {
+    let mut world = World::new(1, config());
+    let mut core = world.start().await;
+    let (known, open) = (world.intent(0, 1), world.intent(0, 2));
+    let mut rng = world.rng.clone();
+    world.submit(&mut core, known.clone()).await.unwrap();
+    world.round(&mut core).await.unwrap();
+    for _ in 0..2 {
+        world.chain.mine(&mut rng, 100);
+    }
+    world.submit(&mut core, open.clone()).await.unwrap();
+    world.round(&mut core).await.unwrap();
+    assert!(matches!(record(&world, &known).await.state, State::Landed(_)));
+    // The second lands where nobody looks.
+    for _ in 0..3 {
+        world.chain.mine(&mut rng, 100);
+    }
+    let head = world.chain.tipsets.last().unwrap().head.clone();
+    let lost = core.lost(&head);
+    world.store.commit(&lost).await.unwrap();
+    core.apply(&lost);
+    assert!(core.records().all(|record| record.state == State::Published));
+    assert!(
+        core.to_search().is_empty(),
+        "nobody said yet which nonces were used"
+    );
+    let sender = world.accounts[0].address;
+    let place = world.chain.place(&head).unwrap();
+    let nonce = world.chain.nonce(&sender, place);
+    assert_eq!(
+        core.saw_account(
+            sender,
+            &Account {
+                nonce,
+                at: head.key.clone()
+            }
+        ),
+        None
+    );
+    let wanted: Vec<_> = core
+        .to_search()
+        .into_iter()
+        .map(|record| record.versions[0].signed_cid)
+        .collect();
+    assert_eq!(wanted.len(), 2);
+    for at in 0..=place {
+        for mut seen in world.chain.shows(at) {
+            // A node may name it with its signature.
+            let signed = core
+                .records()
+                .flat_map(|r| &r.versions)
+                .find(|v| v.cid == seen.cid);
+            seen.cid = signed.unwrap().signed_cid;
+            assert!(wanted.contains(&seen.cid));
+            let batch = core.found(&seen, &world.chain.tipsets[at].head).unwrap();
+            world.store.commit(&batch).await.unwrap();
+            core.apply(&batch);
+            assert_eq!(core.found(&seen, &head), None, "found once");
+        }
+    }
+    assert!(core.to_search().is_empty());
+    world.path = vec![head];
+    settle(&mut world).await;
+    assert_eq!((times(&world, &known), times(&world, &open)), (1, 1));
 }
 
 #[tokio::test]

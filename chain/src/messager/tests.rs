@@ -236,6 +236,25 @@ async fn nonces_wait_for_the_chain_and_for_the_cap() {
 }
 
 #[tokio::test]
+async fn what_was_said_of_a_sender_at_an_earlier_head_does_not_count() {
+    let mut world = World::new(1, config());
+    let mut core = world.start().await;
+    let (first, second) = (world.intent(0, 1), world.intent(0, 2));
+    world.submit(&mut core, first.clone()).await.unwrap();
+    world.round(&mut core).await.unwrap();
+    let mut rng = world.rng.clone();
+    for _ in 0..DEPTH + 3 {
+        world.chain.mine(&mut rng, 100);
+    }
+    world.submit(&mut core, second.clone()).await.unwrap();
+    world.follow(&mut core).await.unwrap();
+    assert!(matches!(record(&world, &first).await.state, State::Final(_)));
+    assert!(core.next().is_empty(), "by the old word nonce 0 would be free");
+    world.round(&mut core).await.unwrap();
+    assert_eq!(record(&world, &second).await.nonce, Some(1));
+}
+
+#[tokio::test]
 async fn a_high_base_fee_holds_back_what_says_so() {
     let mut world = World::new(1, config());
     let mut core = world.start().await;

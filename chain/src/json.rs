@@ -154,6 +154,19 @@ impl Lotus for TokenAmount {
     }
 }
 
+impl Lotus for Option<TokenAmount> {
+    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Some(amount) => amount.write(serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::<Form<TokenAmount>>::deserialize(deserializer)?.map(|form| form.0))
+    }
+}
+
 impl Lotus for Vec<u8> {
     fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&BASE64.encode(self))

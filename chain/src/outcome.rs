@@ -20,10 +20,10 @@ type TextRule = (
 );
 
 /// Texts of the miner actor that mean more than their exit code (chain.md §6.3). The first that fits counts.
-const TEXTS: [TextRule; 17] = [
+const TEXTS: [TextRule; 15] = [
     (
         Some(16),
-        "seal challenge epoch",
+        "too old",
         Rewind,
         "ticket_expired",
         "the ticket is too old; seal again with a new one",
@@ -55,13 +55,6 @@ const TEXTS: [TextRule; 17] = [
         Permanent,
         "comm_d_mismatch",
         "the pieces are not those that were pre-committed",
-    ),
-    (
-        Some(17),
-        "not found",
-        Permanent,
-        "not_found",
-        "the chain does not know the sector; it may have expired",
     ),
     (
         Some(18),
@@ -125,13 +118,6 @@ const TEXTS: [TextRule; 17] = [
         Transient,
         "fee_debt",
         "the miner has fee debt; send FIL to the miner",
-    ),
-    (
-        Some(19),
-        "",
-        Transient,
-        "insufficient_funds",
-        "the miner's available balance is too small; send FIL to the miner",
     ),
     (
         None,
@@ -382,6 +368,11 @@ mod tests {
                 16,
                 "cannot upgrade sectors in immutable deadline",
                 (Transient, "deadline_immutable"),
+            ),
+            (
+                16,
+                "seal challenge epoch 9 must be before now 9",
+                (Permanent, "illegal_argument"),
             ),
             (17, "sector 7 not found", (Permanent, "not_found")),
             // A fragment counts only with its own code.

@@ -11,40 +11,16 @@ use serde_json::json;
 
 use crate::json::Form;
 use crate::message::{MessageJson, SignedMessage, SignedMessageJson};
-use crate::types::{Address, BitField, ChainEpoch, Cid, Message, SectorNumber, TokenAmount};
+use crate::randomness::{self, Tag};
+use crate::types::{ActorID, Address, BitField, ChainEpoch, Cid, Message, SectorNumber, TokenAmount};
 
 use super::client::{Client, NO_PARAMS};
 use super::error::{AppError, NodeError};
 use super::types::{
     ActorState, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo, MinerPower, NetworkParams,
-    Partition, PrecommitInfo, PrecommitOnChain, ProvingDeadline, SectorExpiration, SectorInfo,
-    SectorLocation, TipSet, TipSetKey, Version,
+    ParentMessage, Partition, PrecommitInfo, PrecommitOnChain, ProvingDeadline, Receipt, SectorExpiration,
+    SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
 };
-
-/// What randomness is drawn for (chain.md §2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(i64)]
-pub enum Randomness {
-    /// Winning proof challenge, from the beacon.
-    WinningPost = 3,
-    /// Window proof challenge, from the beacon.
-    WindowPost = 4,
-    /// Ticket of a seal, from tickets.
-    SealTicket = 5,
-    /// Seed of a seal, from the beacon.
-    SealSeed = 6,
-    /// What a window proof commits to, from tickets.
-    PostChainCommit = 9,
-}
-
-impl Randomness {
-    fn method(self) -> &'static str {
-        match self {
-            Self::SealTicket | Self::PostChainCommit => "StateGetRandomnessFromTickets",
-            Self::WinningPost | Self::WindowPost | Self::SealSeed => "StateGetRandomnessFromBeacon",
-        }
-    }
-}
 
 /// Chain.
 impl Client {
@@ -76,6 +52,22 @@ impl Client {
     /// The tipset at a height, or the one after it where the round is null, on the chain of `at`.
     pub async fn tipset_from(&self, height: ChainEpoch, at: &TipSetKey) -> Result<TipSet, NodeError> {
         self.call("ChainGetTipSetAfterHeight", &(height, at)).await
+    }
+
+    /// The messages of a block's parents, in the order in which they were executed.
+    pub async fn parent_messages(&self, block: &Cid) -> Result<Vec<ParentMessage>, NodeError> {
+        let found = self
+            .call::<Option<_>>("ChainGetParentMessages", &(Form(*block),))
+            .await?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// What became of them, in the same order.
+    pub async fn parent_receipts(&self, block: &Cid) -> Result<Vec<Receipt>, NodeError> {
+        let found = self
+            .call::<Option<_>>("ChainGetParentReceipts", &(Form(*block),))
+            .await?;
+        Ok(found.unwrap_or_default())
     }
 
     /// A message by its CID.
@@ -116,27 +108,22 @@ impl Client {
         known(self.call("StateGetActor", &(Form(*address), at)).await)
     }
 
-    /// Randomness for a miner (its ID address), or for none, of an epoch that must not be above `at`.
+    /// Randomness for a miner, or for none, of an epoch that must not be above `at`.
     pub async fn randomness(
         &self,
-        tag: Randomness,
+        tag: Tag,
         epoch: ChainEpoch,
-        miner: Option<&Address>,
+        miner: Option<ActorID>,
         at: &TipSetKey,
     ) -> Result<[u8; 32], NodeError> {
-        let entropy = match miner {
-            Some(miner) => fvm_ipld_encoding::to_vec(miner)
-                .map_err(|e| super::http::malformed("parameters", tag.method(), e.to_string()))?,
-            None => Vec::new(),
+        let method = match tag {
+            Tag::SealTicket | Tag::PostChainCommit => "StateGetRandomnessFromTickets",
+            _ => "StateGetRandomnessFromBeacon",
         };
-        let params = (tag as i64, epoch, Form(entropy), at);
-        let drawn: Form<Vec<u8>> = self.call(tag.method(), &params).await?;
+        let entropy = miner.map(randomness::miner_entropy).unwrap_or_default();
+        let drawn: Form<Vec<u8>> = self.call(method, &(tag as i64, epoch, Form(entropy), at)).await?;
         <[u8; 32]>::try_from(drawn.0).map_err(|drawn| {
-            super::http::malformed(
-                "answer",
-                tag.method(),
-                format!("{} bytes of randomness", drawn.len()),
-            )
+            super::http::malformed("the node", method, format!("{} bytes of randomness", drawn.len()))
         })
     }
 }

@@ -28,9 +28,8 @@ pub use error::{AppError, NodeError};
 pub use follow::{FollowConfig, HeadFollower};
 pub use heads::{HeadEvent, TipSetSource, Tracker};
 pub use health::NodeStatus;
-pub use methods::Randomness;
 pub use types::{
     ActorState, BlockHeader, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo, MinerPower,
-    NetworkParams, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline, Receipt,
-    SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
+    NetworkParams, ParentMessage, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline,
+    Receipt, SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
 };

@@ -1,9 +1,9 @@
 //! The wallet: keys that are encrypted at rest, and signatures only over what was decoded and what a policy
 //! allows.
 //!
-//! A folder holds one file a key ([`sealed`]) and the record of every request ([`audit`]). The wallet starts
+//! A folder holds one file a key and the record of every request. The wallet starts
 //! locked. To sign it needs the key unlocked, a message whose parameters it understands to the last byte, and
-//! a rule of the [`policy`] that names key, type, method, destination and value; what no rule names is denied.
+//! a rule of the [`Policy`] that names key, type, method, destination and value; what no rule names is denied.
 //! The record of a signature is durable before the signature leaves.
 
 mod audit;

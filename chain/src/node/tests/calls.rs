@@ -131,7 +131,7 @@ async fn hostile_sizes_are_refused() {
     ));
     server.result("StateGetRandomnessFromTickets", "\"AAE=\"");
     let short = client
-        .randomness(crate::node::Randomness::SealTicket, 1, None, &HEAD)
+        .randomness(crate::randomness::Tag::SealTicket, 1, None, &HEAD)
         .await;
     assert!(matches!(short, Err(NodeError::Malformed { .. })));
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::message::{SignedMessage, tests::vector};
 use crate::node::testing::{Call, cid, key};
-use crate::node::{PrecommitInfo, Randomness, TipSetKey};
+use crate::node::{PrecommitInfo, TipSetKey};
+use crate::randomness::Tag;
 use crate::types::{Address, BitField, Signature, TokenAmount};
 
 use super::one;
@@ -43,10 +44,10 @@ async fn chain_and_state() {
     let at = key("x");
     let tsk = json!([{"/": cid("x").to_string()}]);
     let drawn = "\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"";
-    let ticket = sends!(server, client, "StateGetRandomnessFromTickets" drawn, randomness(Randomness::SealTicket, 900, Some(&MINER), &at), json!([5, 900, "QwDoBw==", tsk]));
+    let ticket = sends!(server, client, "StateGetRandomnessFromTickets" drawn, randomness(Tag::SealTicket, 900, Some(1000), &at), json!([5, 900, "QwDoBw==", tsk]));
     assert_eq!(ticket[..4], [0, 1, 2, 3]);
-    sends!(server, client, "StateGetRandomnessFromBeacon" drawn, randomness(Randomness::SealSeed, 1050, Some(&MINER), &HEAD), json!([6, 1050, "QwDoBw==", []]));
-    sends!(server, client, "StateGetRandomnessFromTickets" drawn, randomness(Randomness::PostChainCommit, 900, None, &HEAD), json!([9, 900, "", []]));
+    sends!(server, client, "StateGetRandomnessFromBeacon" drawn, randomness(Tag::SealSeed, 1050, Some(1000), &HEAD), json!([6, 1050, "QwDoBw==", []]));
+    sends!(server, client, "StateGetRandomnessFromTickets" drawn, randomness(Tag::PostChainCommit, 900, None, &HEAD), json!([9, 900, "", []]));
     let params = sends!(server, client, "StateGetNetworkParams" r#"{"NetworkName":"lotus","BlockDelaySecs":4,"ConsensusMinerMinPower":"2048","PreCommitChallengeDelay":10,"Eip155ChainID":31415926,"GenesisTimestamp":1760000000}"#, network_params(), json!([]));
     assert_eq!(params.pre_commit_challenge_delay, 10);
 }
@@ -217,4 +218,22 @@ async fn messages() {
     let fil =
         sends!(server, client, "WalletBalance" "\"7\"", wallet_balance(&signed.message.from), json!([SECP]));
     assert_eq!(fil, TokenAmount::from_atto(7));
+    let parents = json!([{"Cid": c, "Message": msg}]).to_string();
+    let found = sends!(
+        server,
+        client,
+        "ChainGetParentMessages" parents,
+        parent_messages(&cid("m")),
+        json!([c])
+    );
+    assert_eq!((found[0].cid, found[0].message.nonce), (cid("m"), 5));
+    let receipts = r#"[{"ExitCode":0,"Return":"","GasUsed":1,"EventsRoot":null}]"#;
+    let found = sends!(
+        server,
+        client,
+        "ChainGetParentReceipts" receipts,
+        parent_receipts(&cid("m")),
+        json!([c])
+    );
+    assert_eq!(found[0].gas_used, 1);
 }

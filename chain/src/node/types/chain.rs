@@ -115,6 +115,12 @@ impl TipSet {
         self.blocks[0].timestamp
     }
 
+    /// How many seconds old it is at a time in seconds since 1970. A head older than three epochs means that the
+    /// node does not keep up.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.timestamp())
+    }
+
     /// The base fee that messages in it pay, in attoFIL.
     pub fn base_fee(&self) -> &TokenAmount {
         &self.blocks[0].parent_base_fee

@@ -10,7 +10,9 @@ pub use miner::{
     Deadline, MinerInfo, MinerPower, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline,
     SectorExpiration, SectorInfo, SectorLocation,
 };
-pub use state::{ActorState, FeeSpec, InvocationResult, MessageLookup, NetworkParams, Receipt, Version};
+pub use state::{
+    ActorState, FeeSpec, InvocationResult, MessageLookup, NetworkParams, ParentMessage, Receipt, Version,
+};
 
 #[cfg(test)]
 mod tests;

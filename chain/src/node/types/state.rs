@@ -69,6 +69,17 @@ pub struct Receipt {
     pub gas_used: u64,
 }
 
+/// A message of a block's parents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ParentMessage {
+    /// The CID under which nodes know it: with the signature, for secp256k1.
+    #[serde(with = "crate::json")]
+    pub cid: Cid,
+    /// The message.
+    pub message: MessageJson,
+}
+
 /// Where a message is on the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -30,6 +30,7 @@ fn chain() {
     let tipset: TipSet = read("TIPSET");
     assert_eq!((tipset.height, tipset.timestamp()), (10, 1_760_000_300));
     assert_eq!(tipset.base_fee().atto().to_string(), "100");
+    assert_eq!((tipset.age(1_760_000_391), tipset.age(0)), (91, 0));
     assert_eq!(tipset.key, *tipset.parents());
     let again: TipSet = serde_json::from_str(&serde_json::to_string(&tipset).unwrap()).unwrap();
     assert_eq!(again, tipset);

@@ -1,6 +1,6 @@
 //! A program on the other end of the ext-processor protocol that misbehaves as it is told: tests drive it. It is
 //! told by the words of its command line and by each task, and knows nothing of sealflow but the protocol. With
-//! `--launch` it is what the binary is to its own children: a guard or an entry.
+//! `--launch` it is what the binary is to its own children, a guard or an entry; with `--parent` a parent.
 #![expect(clippy::unwrap_used, reason = "a program for tests")]
 
 use std::io::{BufRead, Write};
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
                 ExitCode::from(sealflow_executors::processor::launch::NOT_STARTED)
             }
         };
+    }
+    if args.first().map(String::as_str) == Some("--parent") {
+        return parent(&args[1..]);
     }
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let has = |word| words.contains(&word);
@@ -50,11 +53,11 @@ fn main() -> ExitCode {
         }
         () => out(format!("{stage} processor ready\n").as_bytes()),
     }
-    if has("leaves-orphans") {
-        // One that hides as a daemon would: in a session of its own.
-        let hidden = "setsid sleep 3333 & setsid sh -c 'sleep 3334 & wait' & exit 0";
+    if let Some(seconds) = words.iter().find_map(|word| word.strip_prefix("orphans-")) {
+        // They hide as a daemon would: in sessions of their own.
+        let hidden = format!("setsid sleep {seconds} & setsid sh -c 'sleep {seconds}.5 & wait' & exit 0");
         let shell = std::process::Command::new("sh")
-            .args(["-c", hidden])
+            .args(["-c", &hidden])
             .status()
             .unwrap();
         assert!(shell.success());
@@ -72,6 +75,22 @@ fn main() -> ExitCode {
     }
     say("stdin has ended");
     ExitCode::FAILURE
+}
+
+/// A parent that starts a child with a guard, as sealflow does, and then waits to be killed.
+fn parent(words: &[String]) -> ExitCode {
+    let own = std::env::current_exe().unwrap();
+    let plan = format!("{{\"role\":\"guard\",\"parent\":{}}}", std::process::id());
+    // The thread that starts it ends at once: the guard must not take that for our end.
+    let start = move || {
+        let mut guard = std::process::Command::new(&own);
+        guard.args(["--launch", &plan, "--"]).arg(&own).args(words);
+        guard.stdin(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let guard = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    std::thread::sleep(Duration::from_secs(3600));
+    drop(guard);
+    ExitCode::SUCCESS
 }
 
 fn answer(id: u64, output: &str) -> String {

@@ -454,17 +454,45 @@ async fn silence_is_told_from_work() {
     bench.end().await;
 }
 
+fn hidden(seconds: &str) -> Vec<String> {
+    [
+        running(&format!("sleep {seconds}")),
+        running(&format!("sleep {seconds}.5")),
+    ]
+    .concat()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_child_starts_ends_with_it() {
-    let mut bench = Bench::new(&["leaves-orphans"]);
+    let mut bench = Bench::new(&["orphans-3333"]);
     assert_eq!(bench.said("well").await, "done");
-    wait_for("the hidden processes", || {
-        running("sleep 3333").len() + running("sleep 3334").len() == 2
+    wait_for("the hidden processes", || hidden("3333").len() == 2).await;
+    assert_eq!(bench.failure("die").await.code, "child_died");
+    let left = hidden("3333");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// The parent is killed, so it can do nothing: the guard does it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_when_the_parent_is_killed() {
+    let mut parent = std::process::Command::new(vendor())
+        .args(["--parent", "behave", "orphans-4444", "stubborn"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the hidden processes", || hidden("4444").len() == 2).await;
+    let child = format!("{} behave orphans-4444 stubborn", vendor().display());
+    assert_eq!(
+        running(&child).len(),
+        1,
+        "the thread that started it has ended, and nobody minds"
+    );
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    wait_for("the end of all", || {
+        hidden("4444").is_empty() && running(&child).is_empty()
     })
     .await;
-    assert_eq!(bench.failure("die").await.code, "child_died");
-    let left = [running("sleep 3333"), running("sleep 3334")].concat();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

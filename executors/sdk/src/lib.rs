@@ -17,8 +17,9 @@ pub use session::{Error, Profile, run};
 
 /// The contract, generated from its file.
 #[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     clippy::all,
-    clippy::pedantic,
     missing_docs,
     reason = "generated; the comments are in the .proto"
 )]

@@ -123,18 +123,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             if end {
                 client.end_worker(&name).await?;
             }
-            while wait {
+            loop {
                 let workers = client.workers().await?;
                 let left = workers
                     .iter()
                     .find(|one| one.worker == name)
                     .map_or(0, |one| one.attempts);
-                if left == 0 {
-                    break;
+                if left == 0 || !wait {
+                    return Ok(());
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            Ok(())
         }
         Some(Command::Resume(what)) => what.set(&cx, "worker", false).await,
     }

@@ -76,6 +76,11 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                 "{} (version {})\n\n{}\n",
                 info.name, info.version, info.doc
             ));
+            if info.bound {
+                output::data(
+                    "It works in the sector's cache directory: all such steps of a run are done on one machine.\n",
+                );
+            }
             for (what, fields) in [("TAKES", &info.inputs), ("GIVES", &info.outputs)] {
                 let row = |field: &sealflow_engine::schema::Field| {
                     let need = if field.required { "" } else { "optional" };

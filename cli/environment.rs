@@ -65,7 +65,7 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
             set(name, &value);
         }
     }
-    log(matches!(args.command, Command::Daemon(_)) || child);
+    log(matches!(args.command, Command::Daemon(_) | Command::Worker(_)) || child);
     if let Ok(plan) = std::env::var("SEALFLOW_CRASH_AT") {
         sealflow_engine::crash::arm(&plan).map_err(|why| anyhow::anyhow!("SEALFLOW_CRASH_AT: {why}"))?;
     }

@@ -39,6 +39,8 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
         Some(path) => home.resolve(path),
         None => ParamsDir::default_base()?,
     };
+    // Two are linked, because the database brings its own; libraries would not choose.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let child = matches!(args.command, Command::Processor(_));
     let params = match config.network {
         Network::Devnet => ParamsDir::generated(&params_base),

@@ -212,6 +212,7 @@ fn workers_of_another_user_seal_the_same_sector() {
     std::fs::copy(&data, shared.path("data.bin")).unwrap();
     shared.worker("w1", SEALING);
     shared.worker("w2", PROVING);
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     if is_root() {
         let mut look = Command::new("ls");
         look.arg(home.path())

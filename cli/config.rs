@@ -264,6 +264,7 @@ mod tests {
         config.journal = Journal::default();
         config.params = Params::default();
         // What is off has an example too.
+        assert!(config.workers.listen.take().is_some());
         assert!(config.backup.every.take().is_some());
         assert!(config.retention.archive_after.take().is_some());
         assert!(config.retention.delete_archives_after.take().is_some());

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store, trigger,
-    worker, workflow,
+    bench, completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store,
+    trigger, worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Params(params::Args),
     Store(store::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Config(config::Args),
     Completions(completions::Args),
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealflow_executors::processor::prune_logs;
+use sealflow_executors::log;
 use sealflow_storage::journal::{Retention, SurrealJournal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ const LOGS: u64 = 4 << 30;
 async fn logs(cx: &Context) {
     loop {
         let folder = cx.home.logs();
-        match tokio::task::spawn_blocking(move || prune_logs(&folder, LOGS)).await {
+        match tokio::task::spawn_blocking(move || log::prune(&folder, LOGS)).await {
             Ok(Ok(0)) => {}
             Ok(Ok(runs)) => tracing::info!(runs, "logs of old runs removed"),
             Ok(Err(error)) => tracing::warn!(%error, "logs of old runs cannot be removed"),

@@ -46,7 +46,8 @@ pub(crate) async fn start(
         credentials: cx.home.credentials(),
         api_token: cx.home.token()?,
     };
-    let service = Service::new(engine.handle.clone(), Arc::new(door), engine.stores.clone());
+    let (handle, stores) = (engine.handle.clone(), engine.stores.clone());
+    let service = Service::new(handle, Arc::new(door), stores, cx.home.logs());
     engine.elsewhere.connect(service.clone());
     let listener = TcpListener::bind(address)
         .await

@@ -5,7 +5,7 @@
 //! not run `seed`, and `sealflow executor token create beacon > token`. Then
 //!
 //! ```sh
-//! cargo run --release --example remote_executor -- http://127.0.0.1:7443 token
+//! cargo run --release --example remote_executor -- http://127.0.0.1:7443 token beacon
 //! ```
 
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl Handler for Beacon {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(url), Some(token)) = (args.next(), args.next()) else {
-        return Err("usage: remote_executor URL TOKEN_FILE".into());
+    let (Some(url), Some(token), Some(worker)) = (args.next(), args.next(), args.next()) else {
+        return Err("usage: remote_executor URL TOKEN_FILE WORKER".into());
     };
     let connection = Connection {
         url,
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         identity: None,
     };
     let profile = Profile {
-        worker: "beacon".to_owned(),
+        worker,
         program: "my beacon 1.0".to_owned(),
         capacity: v1::Resources {
             cpu: 1,

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ByRequest, Events, ExecutorDetail, Health, HoldView, MigrateRequest, MigrationView, Problem,
-    StartRequest, Started, TriggerRequest, TriggerView, VerbRequest, WorkerView,
+    ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MigrateRequest, MigrationView,
+    Problem, StartRequest, Started, TriggerRequest, TriggerView, VerbRequest, WorkerView,
 };
 use crate::archived::holder;
 use crate::environment::Context;
@@ -197,6 +197,17 @@ impl Client {
     pub(crate) async fn end_worker(&self, worker: &str) -> anyhow::Result<()> {
         let path = format!("/api/v1/workers/{worker}/end");
         self.call::<(), _>(Method::POST, &path, None).await
+    }
+
+    pub(crate) async fn step_logs(&self, run: &RunId, step: &str) -> anyhow::Result<Vec<LogView>> {
+        let path = format!("/api/v1/runs/{run}/steps/{step}/logs");
+        self.call::<(), _>(Method::GET, &path, None).await
+    }
+
+    /// A piece of the log at this path.
+    pub(crate) async fn log_piece(&self, path: &str, from: u64) -> anyhow::Result<LogPiece> {
+        self.call::<(), _>(Method::GET, &format!("{path}?from={from}"), None)
+            .await
     }
 
     pub(crate) async fn executors(&self) -> anyhow::Result<Vec<ExecutorDetail>> {

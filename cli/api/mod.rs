@@ -4,6 +4,7 @@ mod backup;
 mod client;
 mod events;
 mod extract;
+mod logs;
 mod migrate;
 mod server;
 mod stream;
@@ -11,6 +12,7 @@ mod workers;
 
 pub(crate) use client::{Client, Source};
 pub(crate) use events::StreamedEntry;
+pub(crate) use logs::{LogPiece, LogView};
 pub(crate) use migrate::{MigrateRequest, MigrationView};
 pub(crate) use server::{Api, serve};
 pub(crate) use stream::{Events, Said};

@@ -32,7 +32,7 @@ use super::{
     Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
     StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
-use super::{events, migrate, workers};
+use super::{events, logs, migrate, workers};
 use crate::archived::holder;
 use crate::home::Home;
 use crate::span::now_ms;
@@ -90,6 +90,9 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(run_verb))
         .routes(routes!(migrate::migrate_run))
         .routes(routes!(list_executors))
+        .routes(routes!(logs::step_logs))
+        .routes(routes!(logs::step_log))
+        .routes(routes!(logs::executor_log_piece))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::end_worker))
         .routes(routes!(list_holds))

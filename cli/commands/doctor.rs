@@ -8,10 +8,13 @@ use std::time::Instant;
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use sealflow_stages::params::{SetState, list};
+use sealflow_stages::types::SealProof;
 use serde::Serialize;
 
+use crate::config::Network;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
+use crate::machine::hardware::Hardware;
 use crate::{machine, output, wire};
 
 /// Say what this machine has for sealing, and what is missing
@@ -20,6 +23,12 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print a machine profile for this hardware instead
+    #[arg(long, conflicts_with = "json")]
+    suggest: bool,
+    /// The size of the sectors that it is for [default: 2KiB on a devnet, else 32GiB]
+    #[arg(long, value_name = "SIZE", requires = "suggest")]
+    sector_size: Option<ByteSize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,6 +59,9 @@ fn finding(what: &'static str, verdict: Verdict, found: String, advice: &str) ->
 }
 
 pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
+    if args.suggest {
+        return suggest(cx, args.sector_size);
+    }
     cx.home.prepare()?;
     let mut findings = vec![cpu(), memory(), open_files()];
     findings.extend(disk(cx));
@@ -86,6 +98,22 @@ pub(crate) fn run(cx: &Context, args: &Args) -> anyhow::Result<()> {
     } else {
         Err(CliError::new(Kind::CheckFailed, format!("{problems} problems")).into())
     }
+}
+
+/// Prints a machine profile for what is here.
+fn suggest(cx: &Context, size: Option<ByteSize>) -> anyhow::Result<()> {
+    let usual = match cx.config.network {
+        Network::Devnet => ByteSize::kib(2),
+        _ => ByteSize::gib(32),
+    };
+    let size = size.unwrap_or(usual);
+    let proof = SealProof::for_size(size.as_u64()).ok_or_else(|| {
+        let text = format!("{size} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB");
+        CliError::new(Kind::Usage, text)
+    })?;
+    let hardware = Hardware::of_this_machine();
+    output::data(machine::suggest::profile(&hardware, proof, &wire::registry(cx)).trim_end());
+    Ok(())
 }
 
 /// How scheduled backups go.

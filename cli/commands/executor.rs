@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Subcommand;
 
+use super::conformance;
 use super::credential::{self, Cert, Token};
 use super::hold::Hold;
 use crate::api::{Amounts, Client, ExecutorDetail};
@@ -38,6 +39,7 @@ enum Command {
         json: bool,
     },
     /// Give an executor no new attempts; those that it runs go on
+    #[command(visible_alias = "cordon")]
     Drain {
         #[command(flatten)]
         what: Hold,
@@ -53,6 +55,8 @@ enum Command {
     /// Make certificates for the daemon and for workers
     #[command(subcommand)]
     Cert(Cert),
+    /// Hold a vendor's program or service against the protocol and the library's results
+    Test(conformance::Args),
     /// Print what an executor's programs said
     Logs {
         /// The executor
@@ -122,6 +126,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
         }
         Command::Logs { name, follow } => super::logs::of_executor(cx, &name, follow).await,
         Command::Resume(what) => what.set(cx, "executor", false).await,
+        Command::Test(args) => conformance::run(cx, args).await,
         Command::Token(command) => credential::token(cx, command),
         Command::Cert(command) => credential::cert(cx, command),
     }

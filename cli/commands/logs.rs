@@ -1,15 +1,125 @@
-//! What programs in child processes said, from the files of this home: of an attempt, or of an executor.
+//! What programs said: of an attempt, or of an executor. The daemon tells it; where none runs it is read in the home.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealflow_engine::id::RunId;
-use sealflow_executors::processor::executor_log;
+use sealflow_executors::log::{attempt_logs, executor_log, read_from};
 
+use crate::api::{Client, LogPiece, LogView};
 use crate::environment::Context;
 use crate::exit::not_found;
 use crate::output;
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Who has the logs.
+enum Logs {
+    Daemon(Client),
+    Home(PathBuf),
+}
+
+impl Logs {
+    async fn open(cx: &Context) -> anyhow::Result<Self> {
+        let client = Client::find(cx).await?;
+        Ok(client.map_or_else(|| Self::Home(cx.home.logs()), Self::Daemon))
+    }
+
+    async fn of_step(&self, run: &RunId, step: &str) -> anyhow::Result<Vec<LogView>> {
+        match self {
+            Self::Daemon(client) => client.step_logs(run, step).await,
+            Self::Home(folder) => Ok(attempt_logs(folder, run, step)
+                .into_iter()
+                .map(|(visit, attempt, path)| LogView {
+                    visit,
+                    attempt,
+                    bytes: path.metadata().map_or(0, |meta| meta.len()),
+                })
+                .collect()),
+        }
+    }
+
+    async fn piece(&self, of: &Of<'_>, from: u64) -> anyhow::Result<LogPiece> {
+        let folder = match self {
+            Self::Daemon(client) => return client.log_piece(&of.path(), from).await,
+            Self::Home(folder) => folder,
+        };
+        let (text, next) = read_from(&of.file(folder)?, from)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        Ok(LogPiece { text, next })
+    }
+
+    /// Prints a log; with `follow` also what is added to it.
+    async fn print(&self, of: &Of<'_>, follow: bool) -> anyhow::Result<()> {
+        let mut at = 0;
+        loop {
+            let piece = self.piece(of, at).await?;
+            at = piece.next;
+            let text = piece.text.trim_end_matches('\n');
+            if !text.is_empty() {
+                output::data(text);
+            }
+            if !follow {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whose log.
+enum Of<'a> {
+    Attempt {
+        run: &'a RunId,
+        step: &'a str,
+        visit: u32,
+        attempt: u32,
+    },
+    Executor(&'a str),
+}
+
+impl Of<'_> {
+    /// Its path in the API.
+    fn path(&self) -> String {
+        match self {
+            Self::Attempt {
+                run,
+                step,
+                visit,
+                attempt,
+            } => format!("/api/v1/runs/{run}/steps/{step}/logs/{visit}/{attempt}"),
+            Self::Executor(name) => format!("/api/v1/executors/{name}/log"),
+        }
+    }
+
+    /// Its file.
+    fn file(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        match self {
+            Self::Attempt {
+                run,
+                step,
+                visit,
+                attempt,
+            } => {
+                let mut all = attempt_logs(folder, run, step).into_iter();
+                let found = all.find(|one| (one.0, one.1) == (*visit, *attempt));
+                found
+                    .map(|(_, _, path)| path)
+                    .ok_or_else(|| not_found("that log was removed".to_owned()))
+            }
+            Self::Executor(name) => {
+                let path = executor_log(folder, name);
+                if name.contains('/') || !path.exists() {
+                    return Err(not_found(format!(
+                        "executor `{name}` has no log; only executors of kind ext-processor have one"
+                    )));
+                }
+                Ok(path)
+            }
+        }
+    }
+}
 
 /// Prints the logs of a step's attempts, or of one, the oldest first. With `follow` the newest goes on until it is
 /// interrupted.
@@ -20,68 +130,28 @@ pub(super) async fn of_step(
     attempt: Option<u32>,
     follow: bool,
 ) -> anyhow::Result<()> {
-    let folder = cx.home.logs().join(run.to_string());
-    let mut found: Vec<(u32, u32, PathBuf)> = Vec::new();
-    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some((visit, number)) = name.to_str().and_then(|name| numbers(name, step)) else {
-            continue;
-        };
-        if attempt.is_none_or(|wanted| wanted == number) {
-            found.push((visit, number, entry.path()));
-        }
-    }
-    found.sort();
-    if found.is_empty() {
+    let logs = Logs::open(cx).await?;
+    let mut found = logs.of_step(run, step).await?;
+    found.retain(|one| attempt.is_none_or(|wanted| wanted == one.attempt));
+    let Some(last) = found.len().checked_sub(1) else {
         return Err(not_found(format!(
-            "no program said anything about step {step} of {run}; only children with something to say have a log"
+            "no program said anything about step {step} of {run}; only children and vendors' executors have logs"
         )));
-    }
-    let last = found.len() - 1;
-    for (at, (visit, number, path)) in found.iter().enumerate() {
-        output::note(&format!("attempt {number} of visit {visit}: {}", path.display()));
-        print(path, follow && at == last).await?;
+    };
+    for (at, LogView { visit, attempt, .. }) in found.into_iter().enumerate() {
+        output::note(&format!("attempt {attempt} of visit {visit}:"));
+        let of = Of::Attempt {
+            run,
+            step,
+            visit,
+            attempt,
+        };
+        logs.print(&of, follow && at == last).await?;
     }
     Ok(())
 }
 
-/// The visit and the attempt in the name of a log of this step.
-fn numbers(name: &str, step: &str) -> Option<(u32, u32)> {
-    let rest = name.strip_prefix(step)?.strip_prefix('.')?.strip_suffix(".log")?;
-    let (visit, attempt) = rest.split_once('.')?;
-    Some((visit.parse().ok()?, attempt.parse().ok()?))
-}
-
 /// Prints the log of an executor.
 pub(super) async fn of_executor(cx: &Context, name: &str, follow: bool) -> anyhow::Result<()> {
-    let path = executor_log(&cx.home.logs(), name);
-    if name.contains('/') || !path.exists() {
-        return Err(not_found(format!(
-            "executor `{name}` has no log; only executors of kind ext-processor have one"
-        )));
-    }
-    print(&path, follow).await
-}
-
-/// Prints a file; with `follow` also what is added to it.
-async fn print(path: &Path, follow: bool) -> anyhow::Result<()> {
-    let mut at = 0;
-    loop {
-        let mut file = std::fs::File::open(path)?;
-        if file.metadata()?.len() < at {
-            // It was full, and begun anew.
-            at = 0;
-        }
-        file.seek(SeekFrom::Start(at))?;
-        let mut bytes = Vec::new();
-        file.take(64 << 20).read_to_end(&mut bytes)?;
-        at += bytes.len() as u64;
-        if !bytes.is_empty() {
-            output::data(&String::from_utf8_lossy(&bytes));
-        }
-        if !follow {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    Logs::open(cx).await?.print(&Of::Executor(name), follow).await
 }

@@ -1,7 +1,9 @@
 //! The commands, one file a noun.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod conformance;
 mod credential;
 pub(crate) mod daemon;
 pub(crate) mod demo;
@@ -18,6 +20,8 @@ pub(crate) mod store;
 pub(crate) mod trigger;
 pub(crate) mod worker;
 pub(crate) mod workflow;
+
+pub(crate) use run::Screen;
 
 use crate::args::Command;
 use crate::environment::Context;
@@ -37,6 +41,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Processor(args) => processor::run(&cx, args).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
+        Command::Bench(args) => bench::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),
         Command::Config(args) => config::run(&cx, args),
         Command::Completions(args) => {

@@ -1,15 +1,13 @@
 //! `sealflow processor`: an ext-processor child. Any parent that speaks the protocol of `vc-processors` can drive
 //! it: a daemon of ours, a Damocles worker, the Go ext-prover.
 
-use std::io::{BufRead, Read as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use sealflow_engine::wire::{DynWire, Reporter, Request, Response};
+use sealflow_engine::failure::Failure;
+use sealflow_engine::wire::{DynWire, Reporter};
+use sealflow_executor::{End, Handler, Job, run_child};
 use sealflow_executors::processor::launch::{self, Plan};
-use sealflow_executors::processor::request_id;
 
 use crate::environment::{self, Context};
 use crate::exit::not_found;
@@ -47,9 +45,6 @@ pub(crate) fn launched(args: &Args) -> Option<ExitCode> {
     })
 }
 
-/// The most bytes of a request.
-const LINE_LIMIT: u64 = 1 << 30;
-
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     let registry = wire::registry(cx);
     let stage = args.stage.unwrap_or_default();
@@ -60,73 +55,31 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             known.join(", ")
         ))
     })?;
-    output::data(&format!("{stage} processor ready"));
-    let runtime = tokio::runtime::Handle::current();
-    // Its thread waits for lines; the process does not wait for it.
-    let served = std::thread::spawn(move || serve(&wire, &runtime));
-    tokio::task::spawn_blocking(|| served.join().map_err(|_| anyhow::anyhow!("the reader panicked")))
-        .await??
+    Ok(run_child(&stage, Arc::new(Compute(wire))).await?)
 }
 
-/// Answers requests until there are no more. Each has a thread of its own, so that none waits for another.
-fn serve(wire: &Arc<dyn DynWire>, runtime: &tokio::runtime::Handle) -> anyhow::Result<()> {
-    let mut input = std::io::stdin().lock();
-    loop {
-        let mut line = Vec::new();
-        let read = input.by_ref().take(LINE_LIMIT).read_until(b'\n', &mut line);
-        let read = read.context("cannot read requests")?;
-        if read == 0 {
-            anyhow::bail!("standard input has ended: the parent is gone");
-        }
-        let wire = wire.clone();
-        drop(runtime.spawn_blocking(move || answer(&*wire, &line)));
-    }
-}
+/// A stage's computation.
+struct Compute(Arc<dyn DynWire>);
 
-fn answer(wire: &dyn DynWire, line: &[u8]) {
-    let (id, result) = match serde_json::from_slice::<Request<'_>>(line) {
-        Ok(request) => (request.id, compute(wire, request.task.get())),
-        Err(error) => {
-            tracing::error!(%error, "a line that is no request");
-            let Some(id) = request_id(line) else { return };
-            (id, Err(format!("the request cannot be read: {error}")))
-        }
-    };
-    let text = match &result {
-        Ok(output) => serde_json::value::RawValue::from_string(output.clone())
-            .and_then(|output| response(id, None, Some(&output))),
-        Err(why) => response(id, Some(why), None),
-    };
-    match text {
-        // One at a time, whole, and at once.
-        Ok(text) => output::data(&text),
-        Err(error) => tracing::error!(%error, id, "a response cannot be written"),
-    }
-}
-
-fn response(
-    id: u64,
-    err_msg: Option<&String>,
-    output: Option<&serde_json::value::RawValue>,
-) -> serde_json::Result<String> {
-    serde_json::to_string(&Response {
-        id,
-        err_msg: err_msg.map(|text| text.as_str().into()),
-        output,
-    })
-}
-
-/// The output, or why there is none. A panic is an answer too: nobody waits for ever.
-fn compute(wire: &dyn DynWire, task: &str) -> Result<String, String> {
-    let work = || wire.compute(task, &Reporter::silent());
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|failure| failure.to_string()),
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(format!("Panic: {}", text.unwrap_or_default()))
+impl Handler for Compute {
+    async fn run(&self, job: Job, _cx: sealflow_executor::Context) -> End {
+        let wire = self.0.clone();
+        let compute = move || {
+            let task = std::str::from_utf8(&job.input)
+                .map_err(|error| Failure::permanent("bad_request", error.to_string()))?;
+            wire.compute(task, &Reporter::silent())
+        };
+        match tokio::task::spawn_blocking(compute).await {
+            Ok(Ok(output)) => End::Done(output.into_bytes()),
+            Ok(Err(failure)) => End::Failed(sealflow_executor::Failure {
+                class: failure.class.as_str(),
+                code: failure.code.into_owned(),
+                message: failure.message,
+            }),
+            Err(panic) => match panic.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => End::Lost(error.to_string()),
+            },
         }
     }
 }

@@ -78,6 +78,7 @@ enum Command {
         json: bool,
     },
     /// Give a worker no new attempts; those that it runs go on
+    #[command(visible_alias = "cordon")]
     Drain {
         #[command(flatten)]
         what: Hold,
@@ -217,7 +218,7 @@ async fn work(cx: &Context, work: Work) -> anyhow::Result<()> {
         .first()
         .map(|one| one.spec().machine.capacity)
         .unwrap_or_default();
-    let works = Works::new(executors, stores.clone());
+    let works = Works::new(executors, stores.clone(), cx.home.logs());
     let label = |text: &String| {
         let pair = text
             .split_once('=')

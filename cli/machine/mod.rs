@@ -1,7 +1,9 @@
 //! The machine profile: `machine.toml` in the home. It says where work runs; what runs is in the workflow
 //! files, and limits of the installation are in `config.toml`.
 
+pub(crate) mod hardware;
 mod processor;
+pub(crate) mod suggest;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -348,29 +348,6 @@ pub fn failure_of(err_msg: &str) -> Failure {
     told().unwrap_or_else(|| Failure::transient("program_failed", err_msg))
 }
 
-/// A request line of the protocol.
-#[derive(Debug, Deserialize)]
-pub struct Request<'a> {
-    /// Chosen by the parent.
-    pub id: u64,
-    /// The task, as it came.
-    #[serde(borrow)]
-    pub task: &'a serde_json::value::RawValue,
-}
-
-/// A response line of the protocol. Missing fields are null, unknown ones are ignored.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Response<'a> {
-    /// That of the request.
-    pub id: u64,
-    /// Why there is no output.
-    #[serde(default)]
-    pub err_msg: Option<Cow<'a, str>>,
-    /// The answer, as it came.
-    #[serde(borrow, default)]
-    pub output: Option<&'a serde_json::value::RawValue>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,18 +370,5 @@ mod tests {
             );
             assert_eq!(failure.message, other);
         }
-    }
-
-    #[test]
-    fn responses_are_read_as_the_reference_reads_them() {
-        let read = |text| serde_json::from_str::<Response<'_>>(text);
-        let response = read(r#"{"id":1,"err_msg":null,"output":[1,2],"extra":{}}"#).unwrap();
-        assert_eq!(response.output.unwrap().get(), "[1,2]");
-        assert_eq!(
-            read(r#"{"id":1,"err_msg":"a\nb"}"#).unwrap().err_msg.unwrap(),
-            "a\nb"
-        );
-        assert!(read(r#"{"id":1}"#).unwrap().output.is_none());
-        assert!(read(r#"{"id":"1"}"#).is_err());
     }
 }

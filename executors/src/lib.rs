@@ -2,6 +2,7 @@
 
 mod in_process;
 pub mod inputs;
+pub mod log;
 pub mod processor;
 pub mod remote;
 

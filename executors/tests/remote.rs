@@ -25,6 +25,7 @@ use sealflow_engine::workflow::Graph;
 use sealflow_executor::v1;
 use sealflow_executor::v1::executors_client::ExecutorsClient;
 use sealflow_executor::{Connection, Context, End, Handler, Job, Profile};
+use sealflow_executors::log::attempt_logs;
 use sealflow_executors::remote::{Access, Caller, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,6 +99,7 @@ struct Daemon {
     handle: Handle,
     tasks: Vec<JoinHandle<()>>,
     service: Service,
+    logs: tempfile::TempDir,
 }
 
 impl Daemon {
@@ -112,7 +114,9 @@ impl Daemon {
         };
         let (dispatcher, handle) = dispatcher::open(parts).await.unwrap();
         let engine = tokio::spawn(async move { dispatcher.run(CancellationToken::new()).await.unwrap() });
-        let service = Service::new(handle.clone(), Arc::new(ByName), Stores::default());
+        let logs = tempfile::tempdir().unwrap();
+        let folder = logs.path().to_owned();
+        let service = Service::new(handle.clone(), Arc::new(ByName), Stores::default(), folder);
         let listener = loop {
             // The port of a daemon that was killed a moment ago.
             match TcpListener::bind(address).await {
@@ -127,6 +131,7 @@ impl Daemon {
             handle,
             tasks: vec![engine, server],
             service,
+            logs,
         }
     }
 
@@ -193,6 +198,8 @@ struct Naps {
     /// Attempts go on when this is set.
     go: AtomicBool,
     tokens: Mutex<Vec<v1::Attempt>>,
+    /// What its programs said.
+    log: Mutex<Option<PathBuf>>,
 }
 
 impl Naps {
@@ -220,11 +227,13 @@ impl Handler for Naps {
             phase: "napping".to_owned(),
             ..v1::Progress::default()
         });
+        cx.log(b"begun\n");
         if input.how == "wait" {
             while !self.go.load(Ordering::SeqCst) && !cx.cancelled().is_cancelled() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+        cx.log(b"ended\n");
         if cx.cancelled().is_cancelled() {
             self.cancelled.fetch_add(1, Ordering::SeqCst);
         }
@@ -241,6 +250,12 @@ impl Handler for Naps {
             }),
             how => End::Done(serde_json::to_vec(&json!({ "said": how })).unwrap()),
         }
+    }
+
+    fn open(&self, artifact: &v1::Artifact) -> Result<PathBuf, String> {
+        let log = self.log.lock().unwrap().clone();
+        let known = artifact.store == "logs" && artifact.key == "executors/naps.log";
+        log.filter(|_| known).ok_or("there is no such log".to_owned())
     }
 }
 
@@ -464,6 +479,34 @@ async fn a_network_that_was_cut_costs_nothing() {
         );
     }
     assert_eq!(worker.naps.begun(), 2);
+    // What attempts said is here before their ends, once.
+    for run in [&run, &other] {
+        let logs = attempt_logs(daemon.logs.path(), run, "nap");
+        assert_eq!(logs.len(), 1, "{logs:?}");
+        let text = std::fs::read_to_string(&logs[0].2).unwrap();
+        assert_eq!(text, "begun\nended\n");
+    }
+}
+
+#[tokio::test]
+async fn what_programs_on_other_machines_said_can_be_read() {
+    let (journal, address) = (Arc::new(MemoryJournal::default()), free_address().await);
+    let daemon = Daemon::on(&journal, address).await;
+    let worker = Worker::new("a", address, None);
+    let run = daemon.start(1, "well", "").await;
+    daemon.ends(&run, RunStatus::Succeeded).await;
+    let asked = daemon.service.log_of("naps", "a", 0).await;
+    assert_eq!(asked.unwrap_err(), "there is no such log");
+    let file = daemon.logs.path().join("programs.log");
+    std::fs::write(&file, "first\nsecond\n").unwrap();
+    *worker.naps.log.lock().unwrap() = Some(file);
+    assert_eq!(
+        daemon.service.log_of("naps", "a", 0).await.unwrap(),
+        b"first\nsecond\n"
+    );
+    assert_eq!(daemon.service.log_of("naps", "a", 6).await.unwrap(), b"second\n");
+    let asked = daemon.service.log_of("naps", "b", 0).await;
+    assert!(asked.unwrap_err().contains("not connected"));
 }
 
 #[tokio::test]

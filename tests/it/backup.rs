@@ -134,7 +134,7 @@ fn what_is_no_whole_backup_is_refused() {
     refuse("cut off");
     pack(&bad, &text.replacen("f01000/1", "f01000/2", 1));
     refuse("not those that were written");
-    pack(&bad, &text.replacen("\"format\":2", "\"format\":99,\"new\":1", 1));
+    pack(&bad, &text.replacen("\"format\":3", "\"format\":99,\"new\":1", 1));
     refuse("install a newer sealflow");
     pack(&bad, "{\"something\":\"else\"}\n");
     refuse("does not begin a backup");

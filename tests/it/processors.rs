@@ -9,7 +9,7 @@ use crate::crash::{WITHOUT_C2, events, nothing_was_done_twice};
 use crate::env::{Home, step, wait_for};
 
 /// Children for every stage that has a wire form, each with other settings of the proofs library.
-const CHILDREN: &str = r#"
+pub(crate) const CHILDREN: &str = r#"
 [executors.here]
 stages = ["ticket", "seed", "proof_parameters", "verify_seal", "persist", "finalize", "sector_key", "verify_snap",
           "persist_update", "post_challenge", "winning_challenge", "verify_post"]

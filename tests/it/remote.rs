@@ -194,17 +194,36 @@ stages = ["c2"]
 "#;
 
 #[test]
-fn workers_of_another_user_seal_the_same_sector() {
-    // Where everything is done in one process, without the proof of a minute.
+fn the_same_sector_in_the_process_by_children_and_by_workers_of_another_user() {
+    // Without the proof of a minute.
     let here = Home::new();
     let data = here.file("data.bin", 1500);
     let workflow = here.path().join("short.toml");
     std::fs::write(&workflow, WITHOUT_C2).unwrap();
-    let daemon = here.daemon();
-    let run = here.start(workflow.to_str().unwrap(), &params(&data));
-    wait_for("the seal", || here.status(&run) == "succeeded");
-    let reference = here.json(&["run", "show", &run, "--json"]);
-    daemon.stop();
+    let seal = |home: &Home| {
+        let daemon = home.daemon();
+        let run = home.start(workflow.to_str().unwrap(), &params(&data));
+        wait_for("the seal", || home.status(&run) == "succeeded");
+        let shown = home.json(&["run", "show", &run, "--json"]);
+        daemon.stop();
+        shown
+    };
+    let reference = seal(&here);
+    let children = Home::new();
+    std::fs::write(children.path().join("machine.toml"), crate::processors::CHILDREN).unwrap();
+    let by_children = seal(&children);
+    for (name, executor) in [
+        ("tree_d", "disk"),
+        ("pc1", "layers"),
+        ("pc2", "trees"),
+        ("c1", "trees"),
+    ] {
+        assert_eq!(
+            step(&by_children, name)["executor"],
+            executor,
+            "{name}: {by_children}"
+        );
+    }
 
     let (shared, home) = (Shared::new(), Home::new());
     let stages = "\"ticket\", \"seed\", \"proof_parameters\", \"verify_seal\"";
@@ -257,6 +276,7 @@ fn workers_of_another_user_seal_the_same_sector() {
     for field in ["comm_d", "comm_r"] {
         let of = |shown: &Value| step(shown, "pc2")["output"][field].clone();
         assert_eq!(of(&sealed), of(&reference), "{field}");
+        assert_eq!(of(&by_children), of(&reference), "{field}");
     }
     assert!(
         !home.path().join("scratch/f01000").exists(),

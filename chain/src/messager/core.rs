@@ -81,6 +81,16 @@ impl Core {
         self.records.values()
     }
 
+    /// Whether the account of a sender was read at the present head.
+    pub(super) fn knows(&self, address: &Address) -> bool {
+        self.accounts.contains_key(address)
+    }
+
+    /// All senders that were ever given a nonce, or forbidden.
+    pub(super) fn sender_rows(&self) -> impl Iterator<Item = &SenderRow> {
+        self.senders.values()
+    }
+
     /// The addresses of live intents.
     pub fn senders(&self) -> Vec<Address> {
         let mut senders: Vec<Address> = self.records.values().map(|record| record.intent.from).collect();

@@ -10,9 +10,12 @@
 //! - a nonce is used again only for versions of the same intent, all of which are remembered, and whichever
 //!   of them lands is the message;
 //! - what a reverted tipset showed is taken back, and the message is pushed again.
+//!
+//! [`start`] runs it: one task owns the core, a store, a client of nodes and a signer; others have a [`Messager`].
 
 mod core;
 mod fees;
+mod handle;
 mod memory;
 mod observe;
 mod plan;
@@ -20,6 +23,7 @@ mod record;
 mod repair;
 mod replace;
 mod store;
+mod task;
 
 #[cfg(test)]
 mod model;
@@ -28,8 +32,10 @@ mod tests;
 
 pub use self::core::Core;
 pub use fees::{FeeBook, FeePolicy, Fees};
+pub use handle::{Messager, MessagerError, Repair, Status};
 pub use memory::MemoryStore;
 pub use observe::Seen;
 pub use plan::{Account, MessagerConfig, PlanError, Prepare, Submitted};
 pub use record::{Batch, Head, Intent, Key, KeyError, Landing, Record, SenderRow, State, Version};
 pub use store::{Loaded, MessageStore, StoreError, conformance};
+pub use task::{Running, Signer, start};

@@ -73,6 +73,14 @@ pub enum PlanError {
     /// A replacement would cost too much.
     #[error(transparent)]
     Fee(#[from] GasError),
+    /// A node or the wallet does not let it be done now.
+    #[error("the message `{key}` is left as it is: {reason}")]
+    NotNow {
+        /// The intent.
+        key: Key,
+        /// Who refuses, and why.
+        reason: String,
+    },
 }
 
 /// What the chain says of a sender at a head.

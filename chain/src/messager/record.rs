@@ -201,6 +201,14 @@ impl Record {
         !matches!(self.state, State::Final(_) | State::Failed { .. })
     }
 
+    /// Where it is on the chain, if it is.
+    pub fn landing(&self) -> Option<&Landing> {
+        match &self.state {
+            State::Landed(landing) | State::Final(landing) => Some(landing),
+            _ => None,
+        }
+    }
+
     /// Whether it holds its nonce.
     pub(super) fn holds(&self, nonce: u64) -> bool {
         self.nonce == Some(nonce) && !matches!(self.state, State::Queued)

@@ -106,6 +106,7 @@ fn amount(done: Transferred) -> String {
         graphs,
         payloads,
         archives,
+        messages,
     } = done;
     counts(&[
         (runs, "run"),
@@ -113,6 +114,7 @@ fn amount(done: Transferred) -> String {
         (graphs, "graph"),
         (payloads, "payload"),
         (archives, "archived run"),
+        (messages, "message"),
     ])
 }
 
@@ -133,6 +135,7 @@ fn text(report: &CheckReport) -> String {
         (c.artifacts, "artifact"),
         (c.payloads, "payload"),
         (c.archives, "archived run"),
+        (c.messages, "message"),
         (c.files, "stored file"),
     ];
     let mut lines = vec![format!("checked {}", counts(&all))];

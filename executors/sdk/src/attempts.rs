@@ -11,13 +11,15 @@ use crate::connection::Client;
 use crate::outbox::{Outbox, OutboxError, Which, which};
 use crate::v1;
 
-/// The work of an executor.
+/// The work of an executor. The same implementation is a remote executor by [`crate::run`] and an ext-processor child by
+/// [`crate::run_child`].
 pub trait Handler: Send + Sync + 'static {
     /// Does the work of one attempt. A panic is reported as a failure. When [`Context::cancelled`] says so the work
     /// is not wanted any more: end as soon as that is possible.
     fn run(&self, job: Job, cx: Context) -> impl Future<Output = End> + Send;
 
-    /// The path of a file in this machine's scratch space, which an attempt on another machine takes.
+    /// The path of a file in this machine's scratch space (store `scratch`), which an attempt on another machine
+    /// takes, or of a log here (store `logs`, key `executors/NAME.log`), which a person wants to see.
     ///
     /// # Errors
     /// Why it cannot be had; unless this is implemented, no file can.
@@ -42,11 +44,14 @@ pub struct Job {
     pub version: u32,
     /// Whether the input is that of many members of a batch.
     pub many: bool,
-    /// The input: JSON.
+    /// The input as JSON: that of the stage (`sealflow stage show`), or in a child the task of the line protocol.
     pub input: Bytes,
     /// What the attempt may use of the machine.
     pub held: v1::Resources,
 }
+
+/// The most logs, and the most ends, of one report.
+const TOGETHER: usize = 64;
 
 /// How long the next chunk of a file may take.
 const CHUNK: std::time::Duration = std::time::Duration::from_secs(30);
@@ -81,17 +86,42 @@ pub struct Failure {
 pub struct Context {
     attempt: v1::Attempt,
     cancel: CancellationToken,
-    table: Arc<Table>,
+    /// Nothing: this is a child, whose parent hears answers and standard error only.
+    table: Option<Arc<Table>>,
 }
 
 impl Context {
-    /// Tells how far the attempt is. Only the latest word is sent.
+    /// That of a request to a child.
+    pub(crate) fn of_child() -> Self {
+        Self {
+            attempt: v1::Attempt::default(),
+            cancel: CancellationToken::new(),
+            table: None,
+        }
+    }
+
+    /// Tells how far the attempt is. Only the latest word is sent. A child's parent is told nothing: its protocol has
+    /// no word for it.
     pub fn progress(&self, progress: v1::Progress) {
-        self.table
-            .locked()
-            .progress
-            .insert(which(&self.attempt), progress);
-        self.table.news.notify_one();
+        if let Some(table) = &self.table {
+            table.locked().progress.insert(which(&self.attempt), progress);
+            table.news.notify_one();
+        }
+    }
+
+    /// Adds lines to the attempt's log, which is kept with the run. What is not sent yet is bounded: while there is no
+    /// contact the oldest is dropped. A child writes to standard error.
+    pub fn log(&self, text: &[u8]) {
+        match &self.table {
+            _ if text.is_empty() => {}
+            Some(table) => {
+                let mut inner = table.locked();
+                inner.logs.entry(which(&self.attempt)).or_default().add(text);
+                drop(inner);
+                table.news.notify_one();
+            }
+            None => crate::child::say(text),
+        }
     }
 
     /// Copies an artifact of the input that is on another machine into a file here.
@@ -100,7 +130,10 @@ impl Context {
     /// Why it cannot be had now.
     pub async fn fetch(&self, artifact: v1::Artifact, to: &std::path::Path) -> Result<(), String> {
         use tokio::io::AsyncWriteExt;
-        let contact = self.table.locked().contact.clone();
+        let Some(table) = &self.table else {
+            return Err("the inputs of a child are on its machine".to_owned());
+        };
+        let contact = table.locked().contact.clone();
         let Some((mut client, session)) = contact else {
             return Err("there is no contact with the daemon".to_owned());
         };
@@ -134,6 +167,34 @@ impl Context {
     }
 }
 
+/// What an attempt logged and the daemon does not have yet.
+#[derive(Default)]
+pub(crate) struct Unsent {
+    /// How much came before it.
+    pub(crate) offset: u64,
+    pub(crate) text: Vec<u8>,
+}
+
+/// The most of it, in bytes. The least of it that is kept when more comes is half of that.
+const UNSENT: usize = 256 << 10;
+
+impl Unsent {
+    fn add(&mut self, text: &[u8]) {
+        self.text.extend_from_slice(text);
+        if self.text.len() > UNSENT {
+            self.sent(self.offset + (self.text.len() - UNSENT / 2) as u64);
+        }
+    }
+
+    /// Everything before this place need not be kept.
+    pub(crate) fn sent(&mut self, until: u64) {
+        let gone = usize::try_from(until.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let gone = gone.min(self.text.len());
+        self.text.drain(..gone);
+        self.offset += gone as u64;
+    }
+}
+
 struct Running {
     attempt: v1::Attempt,
     cancel: CancellationToken,
@@ -153,6 +214,7 @@ pub(crate) struct Table {
 pub(crate) struct Inner {
     running: BTreeMap<Which, Running>,
     pub(crate) progress: BTreeMap<Which, v1::Progress>,
+    pub(crate) logs: BTreeMap<Which, Unsent>,
     pub(crate) outbox: Outbox,
     /// The way to the daemon, while there is one.
     pub(crate) contact: Option<(Client, String)>,
@@ -164,6 +226,7 @@ impl Table {
             inner: Mutex::new(Inner {
                 running: BTreeMap::new(),
                 progress: BTreeMap::new(),
+                logs: BTreeMap::new(),
                 outbox,
                 contact: None,
             }),
@@ -185,12 +248,67 @@ impl Table {
         running.chain(ended).collect()
     }
 
+    /// What the daemon is to be told next: how far attempts are, what they logged, and then ends.
+    pub(crate) fn unreported(&self) -> Vec<v1::Item> {
+        let mut inner = self.locked();
+        let told = |which: &Which, news| {
+            let (run, step, visit, attempt) = which.clone();
+            let attempt = v1::Attempt {
+                run,
+                step,
+                visit,
+                attempt,
+                token: String::new(),
+            };
+            v1::Item {
+                attempt: Some(attempt),
+                news: Some(news),
+            }
+        };
+        let progress = std::mem::take(&mut inner.progress);
+        let progress = progress.into_iter();
+        let progress = progress.map(|(which, progress)| told(&which, v1::item::News::Progress(progress)));
+        let logs = inner.logs.iter().filter(|(_, unsent)| !unsent.text.is_empty());
+        let logs = logs.map(|(which, Unsent { offset, text })| {
+            let log = v1::Log {
+                offset: *offset,
+                text: text.clone().into(),
+            };
+            told(which, v1::item::News::Log(log))
+        });
+        let logs: Vec<_> = logs.take(TOGETHER).collect();
+        // The daemon takes no more of what has ended: an end waits for the log before it.
+        let ends = inner.outbox.all().filter(|item| {
+            let unsent = item
+                .attempt
+                .as_ref()
+                .and_then(|attempt| inner.logs.get(&which(attempt)));
+            logs.len() < TOGETHER || unsent.is_none_or(|unsent| unsent.text.is_empty())
+        });
+        let ends: Vec<_> = ends.take(TOGETHER).cloned().collect();
+        progress.chain(logs).chain(ends).collect()
+    }
+
+    /// The daemon has this much of a log.
+    pub(crate) fn logged(&self, attempt: &v1::Attempt, log: &v1::Log) {
+        let mut inner = self.locked();
+        let key = which(attempt);
+        let running = inner.running.contains_key(&key);
+        if let Some(unsent) = inner.logs.get_mut(&key) {
+            unsent.sent(log.offset + log.text.len() as u64);
+            if unsent.text.is_empty() && !running {
+                inner.logs.remove(&key);
+            }
+        }
+    }
+
     /// The work is not wanted: it is stopped, and its end is not reported if nobody waits for that.
     pub(crate) fn stop(&self, attempt: &v1::Attempt, superseded: bool) {
         let mut inner = self.locked();
         let key = which(attempt);
         if superseded {
             inner.progress.remove(&key);
+            inner.logs.remove(&key);
             if inner.outbox.contains(&key) {
                 inner.outbox.remove(&key);
             }
@@ -244,7 +362,7 @@ impl Table {
             let cx = Context {
                 attempt: attempt.clone(),
                 cancel: cancel.clone(),
-                table: table.clone(),
+                table: Some(table.clone()),
             };
             let end = if cancel.is_cancelled() {
                 End::Lost("stopped before it began".to_owned())
@@ -285,7 +403,10 @@ impl Table {
         inner.progress.remove(&key);
         let running = inner.running.remove(&key);
         let kept = match running {
-            Some(Running { superseded: true, .. }) | None => Ok(()),
+            Some(Running { superseded: true, .. }) | None => {
+                inner.logs.remove(&key);
+                Ok(())
+            }
             Some(_) => inner.outbox.put(item),
         };
         drop(inner);

@@ -2,15 +2,19 @@
 //! [`Handler`] for your stages, and [`run`] does the rest. It registers, takes orders, gives signs of life from a
 //! thread of its own, keeps results on disk until the daemon has them, and comes back after every loss of contact.
 //!
+//! The same [`Handler`] is an ext-processor child by [`run_child`].
+//!
 //! This crate imports nothing of sealflow: the contract is `proto/sealflow/executor/v1/executor.proto`. A program that
-//! speaks the line protocol of Damocles' ext-processors needs no crate at all (docs/vendors.md).
+//! speaks the line protocol of Damocles' ext-processors by itself needs no crate at all (docs/vendors.md).
 
 mod attempts;
+mod child;
 mod connection;
 mod outbox;
 mod session;
 
 pub use attempts::{Context, End, Failure, Handler, Job};
+pub use child::{request_id, run_child};
 pub use connection::{Connection, Identity};
 pub use outbox::OutboxError;
 pub use session::{Error, Profile, run};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -223,7 +223,13 @@ impl<H: Handler> Session<H> {
                 let contact = self.table.locked().contact.clone();
                 if let (Some((client, session)), Some(artifact)) = (contact, order.artifact) {
                     let path = self.handler.open(&artifact);
-                    drop(tokio::spawn(send(client, session, order.transfer, path)));
+                    drop(tokio::spawn(send(
+                        client,
+                        session,
+                        order.transfer,
+                        path,
+                        order.from,
+                    )));
                 }
                 false
             }
@@ -233,7 +239,13 @@ impl<H: Handler> Session<H> {
 }
 
 /// Sends a file that another machine waits for, or says why not.
-async fn send(mut client: Client, session: String, transfer: String, path: Result<PathBuf, String>) {
+async fn send(
+    mut client: Client,
+    session: String,
+    transfer: String,
+    path: Result<PathBuf, String>,
+    from: u64,
+) {
     let (to, chunks) = tokio::sync::mpsc::channel(4);
     let chunk = move |data: Vec<u8>, error: String| v1::SendChunk {
         session: session.clone(),
@@ -242,10 +254,15 @@ async fn send(mut client: Client, session: String, transfer: String, path: Resul
         error,
     };
     let read = async move {
+        let open = async |path: PathBuf| {
+            let mut file = tokio::fs::File::open(&path).await?;
+            file.seek(std::io::SeekFrom::Start(from)).await?;
+            Ok(file)
+        };
         let mut file = match path {
-            Ok(path) => tokio::fs::File::open(&path)
+            Ok(path) => open(path)
                 .await
-                .map_err(|error| error.to_string()),
+                .map_err(|error: std::io::Error| error.to_string()),
             Err(why) => Err(why),
         };
         loop {
@@ -274,34 +291,10 @@ async fn send(mut client: Client, session: String, transfer: String, path: Resul
     }
 }
 
-/// The most items of one report.
-const TOGETHER: usize = 64;
-
 /// Reports whatever there is, and again when there is more. Comes to an end only when contact is lost.
 async fn report(client: &mut Client, session: &str, table: &Table) -> Error {
     loop {
-        let items = {
-            let mut inner = table.locked();
-            let progress = std::mem::take(&mut inner.progress);
-            let told = progress
-                .into_iter()
-                .map(|((run, step, visit, attempt), progress)| v1::Item {
-                    attempt: Some(v1::Attempt {
-                        run,
-                        step,
-                        visit,
-                        attempt,
-                        token: String::new(),
-                    }),
-                    news: Some(v1::item::News::Progress(progress)),
-                });
-            let ends = inner.outbox.all().cloned();
-            told.collect::<Vec<_>>()
-                .into_iter()
-                .chain(ends)
-                .take(TOGETHER)
-                .collect::<Vec<_>>()
-        };
+        let items = table.unreported();
         if items.is_empty() {
             table.news.notified().await;
             continue;
@@ -316,11 +309,12 @@ async fn report(client: &mut Client, session: &str, table: &Table) -> Error {
         };
         for (item, verdict) in items.iter().zip(verdicts) {
             let Some(attempt) = &item.attempt else { continue };
-            let ended = !matches!(item.news, Some(v1::item::News::Progress(_)));
-            if ended {
-                table.locked().outbox.remove(&which(attempt));
-            } else if verdict == v1::Verdict::Superseded as i32 {
-                table.stop(attempt, true);
+            let superseded = verdict == v1::Verdict::Superseded as i32;
+            match &item.news {
+                Some(v1::item::News::Progress(_)) if superseded => table.stop(attempt, true),
+                Some(v1::item::News::Progress(_)) => {}
+                Some(v1::item::News::Log(log)) => table.logged(attempt, log),
+                _ => table.locked().outbox.remove(&which(attempt)),
             }
         }
         table.ended.notify_waiters();

@@ -17,9 +17,9 @@ use tokio::sync::{oneshot, watch};
 use super::cgroup::{Groups, Host};
 use super::launch::{NOT_STARTED, Plan, Role};
 use super::line::{Line, Lines, Message};
-use super::log::Log;
 use super::settings::{OnMissing, Settings};
 use super::tree;
+use crate::log::Log;
 
 /// Lines of stderr that a failure tells.
 const LAST_LINES: usize = 8;

@@ -1,9 +1,12 @@
 //! Lines that a child writes: bounded, whatever they hold, and told apart. A line is an answer, the broken
 //! remains of one, or noise.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
 
-use sealflow_engine::wire::Response;
+use sealflow_executor::request_id;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// Reads lines of at most so many bytes. The same reader reads the ready line and everything after it, so that
 /// no byte is lost between.
@@ -121,14 +124,14 @@ impl Message {
     }
 }
 
-/// The request that a broken line names near its beginning.
-pub fn request_id(bytes: &[u8]) -> Option<u64> {
-    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]);
-    let rest = head.trim_start().strip_prefix('{')?;
-    let (_, rest) = rest.split_once("\"id\"")?;
-    let digits = rest.trim_start().strip_prefix(':')?.trim_start();
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().ok()
+/// A response line of the protocol. Missing fields are null, unknown ones are ignored.
+#[derive(Debug, Deserialize)]
+struct Response<'a> {
+    id: u64,
+    #[serde(default)]
+    err_msg: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
 }
 
 #[cfg(test)]
@@ -184,5 +187,18 @@ mod tests {
         assert_eq!(lines.next().unwrap().unwrap().bytes, b"");
         assert_eq!(lines.next().unwrap().unwrap().bytes, b"last");
         assert!(lines.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn responses_are_read_as_the_reference_reads_them() {
+        let read = |text| serde_json::from_str::<Response<'_>>(text);
+        let response = read(r#"{"id":1,"err_msg":null,"output":[1,2],"extra":{}}"#).unwrap();
+        assert_eq!(response.output.unwrap().get(), "[1,2]");
+        assert_eq!(
+            read(r#"{"id":1,"err_msg":"a\nb"}"#).unwrap().err_msg.unwrap(),
+            "a\nb"
+        );
+        assert!(read(r#"{"id":1}"#).unwrap().output.is_none());
+        assert!(read(r#"{"id":"1"}"#).is_err());
     }
 }

@@ -6,7 +6,6 @@ mod cgroup;
 mod child;
 pub mod launch;
 mod line;
-mod log;
 mod placement;
 mod pool;
 mod settings;
@@ -28,13 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use cgroup::join_named;
-pub use line::request_id;
-pub use log::{attempt_log, executor_log, prune as prune_logs};
 pub use placement::{Placement, parse as parse_cpus};
 pub use settings::{OnMissing, Restart, SIDE_DAEMON, STAGE, Settings};
 
+use crate::log::{Log, attempt_log};
 use child::{Cause, End};
-use log::Log;
 use pool::Pool;
 
 type Running = Arc<Mutex<BTreeMap<AttemptKey, CancellationToken>>>;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::cgroup::{self, Host, Wanted};
 use super::child::{Child, Counts, Start};
-use super::log::{Log, executor_log};
 use super::settings::{OnMissing, SIDE_DAEMON, Settings};
+use crate::log::{Log, executor_log};
 
 /// A stage, and the GPUs that its children see.
 type Kind = (String, Option<Vec<u8>>);

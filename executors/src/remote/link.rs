@@ -2,6 +2,7 @@
 //! attempts stay.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sealflow_engine::artifact::Artifact;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::convert;
+use crate::log::{Log, attempt_log};
 
 /// Orders that wait to be sent. A machine that lets so many pile up is not in contact.
 pub(super) const QUEUE: usize = 4096;
@@ -29,6 +31,14 @@ pub(super) struct Assigned {
     order: Option<Box<v1::Start>>,
     /// Its input, for what it fetches.
     input: Value,
+    log: Option<Kept>,
+}
+
+/// The log of an attempt, as far as it came.
+struct Kept {
+    log: Log,
+    /// The next byte. What comes a second time is before it.
+    next: u64,
 }
 
 #[derive(Default)]
@@ -113,11 +123,12 @@ impl Link {
         self.locked().tell(order(v1::order::What::Drain(v1::Drain {})));
     }
 
-    /// Asks the machine for the bytes of an artifact in its scratch space. Says whether there is contact.
-    pub(super) fn ask_for(&self, transfer: &str, artifact: v1::Artifact) -> bool {
+    /// Asks the machine for the bytes of an artifact in its scratch space, or of a log. Says whether there is contact.
+    pub(super) fn ask_for(&self, transfer: &str, artifact: v1::Artifact, from: u64) -> bool {
         let what = v1::SendOrder {
             transfer: transfer.to_owned(),
             artifact: Some(artifact),
+            from,
         };
         let mut state = self.locked();
         state.tell(order(v1::order::What::Send(what)));
@@ -134,6 +145,33 @@ impl Link {
     /// What a report is about, if the machine was given that.
     pub(super) fn work(&self, key: &AttemptKey) -> Option<(StageName, bool)> {
         self.locked().assigned.get(key)?.work.clone()
+    }
+
+    /// The machine tells what an attempt logged. Says whether it was given that.
+    pub(super) fn log(&self, key: &AttemptKey, log: &v1::Log, folder: &Path) -> bool {
+        let mut state = self.locked();
+        let listed = state.listed.contains_key(key);
+        let Some(assigned) = state.assigned.get_mut(key) else {
+            return listed;
+        };
+        let kept = assigned.log.get_or_insert_with(|| Kept {
+            log: Log::new(attempt_log(folder, key)),
+            // After our restart it is not known how much of it is here.
+            next: log.offset,
+        });
+        if kept.next < log.offset {
+            let lost = log.offset - kept.next;
+            kept.log.line(
+                "sealflow",
+                format!("{lost} bytes are lost: contact was away too long").as_bytes(),
+            );
+        }
+        let known = usize::try_from(kept.next.saturating_sub(log.offset)).unwrap_or(usize::MAX);
+        if let Some(new) = log.text.get(known..).filter(|new| !new.is_empty()) {
+            kept.log.text(new);
+            kept.next = log.offset + log.text.len() as u64;
+        }
+        true
     }
 
     /// The machine says how far an attempt is. Says whether it was given that.
@@ -211,6 +249,7 @@ impl Executor for RemoteExecutor {
             work: Some((stage, many)),
             order: Some(Box::new(start.clone())),
             input,
+            log: None,
         };
         state.assigned.insert(key, assigned);
         state.tell(order(v1::order::What::Start(start)));
@@ -240,6 +279,7 @@ impl Executor for RemoteExecutor {
                 work: None,
                 order: None,
                 input: Value::Null,
+                log: None,
             };
             state.assigned.insert(key.clone(), assigned);
         }

@@ -12,6 +12,9 @@ pub use works::{Works, capacity};
 /// The store that artifacts in the daemon's own scratch space are said to be in to other machines.
 pub const DAEMON_SCRATCH: &str = "scratch@";
 
+/// The store that logs of a machine are said to be in.
+const LOGS: &str = "logs";
+
 /// The store that artifacts in a machine's own scratch space are said to be in.
 pub fn scratch_of(machine: &str) -> String {
     format!("{}@{machine}", sealflow_engine::artifact::SCRATCH)

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::link::{Link, QUEUE, RemoteExecutor};
-use super::{DAEMON_SCRATCH, convert};
+use super::{DAEMON_SCRATCH, LOGS, convert};
 use crate::inputs::{Fetch, Fetching};
 
 /// Who may call.
@@ -45,6 +45,7 @@ struct Inner {
     handle: Handle,
     access: Arc<dyn Access>,
     stores: Stores,
+    logs: PathBuf,
     links: Mutex<Links>,
 }
 
@@ -66,6 +67,9 @@ type Chunks = mpsc::Receiver<Result<v1::Chunk, Status>>;
 /// Chunks on their way: each at most 256 KiB of ours, or a message of a machine.
 const CHUNKS: usize = 8;
 
+/// The most bytes of a log that a machine sends.
+const LOG_LIMIT: usize = 16 << 20;
+
 /// The most attempts that a machine may list.
 const LISTED: usize = 100_000;
 
@@ -74,21 +78,22 @@ fn stopped(error: RequestError) -> Status {
 }
 
 impl Service {
-    /// A service for the executors of this engine.
-    pub fn new(handle: Handle, access: Arc<dyn Access>, stores: Stores) -> Self {
+    /// A service for the executors of this engine; what their attempts say is kept in the folder of logs.
+    pub fn new(handle: Handle, access: Arc<dyn Access>, stores: Stores, logs: PathBuf) -> Self {
         let links = Mutex::default();
         Self(Arc::new(Inner {
             handle,
             access,
             stores,
+            logs,
             links,
         }))
     }
 
     /// The bytes of an artifact in somebody's scratch space.
     async fn bytes_of(&self, artifact: &Artifact) -> Result<Chunks, Status> {
-        let (to, chunks) = mpsc::channel(CHUNKS);
         if artifact.store == DAEMON_SCRATCH {
+            let (to, chunks) = mpsc::channel(CHUNKS);
             let here = Artifact {
                 store: SCRATCH.to_owned(),
                 ..artifact.clone()
@@ -104,6 +109,41 @@ impl Service {
         let Some((SCRATCH, machine)) = artifact.store.rsplit_once('@') else {
             return Err(Status::invalid_argument("only what is in scratch space is moved"));
         };
+        let asked = v1::Artifact {
+            store: SCRATCH.to_owned(),
+            ..convert::from_artifact(artifact)
+        };
+        self.ask(machine, asked, 0)
+    }
+
+    /// What programs of a remote executor said, from some byte on.
+    ///
+    /// # Errors
+    /// There is no such executor, its machine is not in contact, or it has no such log.
+    pub async fn log_of(&self, executor: &str, machine: &str, from: u64) -> Result<Vec<u8>, String> {
+        let asked = v1::Artifact {
+            store: LOGS.to_owned(),
+            key: format!("executors/{executor}.log"),
+            ..v1::Artifact::default()
+        };
+        let told = |status: Status| status.message().to_owned();
+        let mut chunks = self.ask(machine, asked, from).map_err(told)?;
+        let mut text = Vec::new();
+        loop {
+            let chunk = tokio::time::timeout(CHUNK, chunks.recv()).await;
+            match chunk.map_err(|_| "nothing came for 30 s".to_owned())? {
+                Some(chunk) => text.extend(chunk.map_err(told)?.data),
+                None => return Ok(text),
+            }
+            if text.len() > LOG_LIMIT {
+                return Err("it is larger than a log may be".to_owned());
+            }
+        }
+    }
+
+    /// Asks a machine for bytes that it has.
+    fn ask(&self, machine: &str, asked: v1::Artifact, first: u64) -> Result<Chunks, Status> {
+        let (to, chunks) = mpsc::channel(CHUNKS);
         let transfer = hex::encode(rand::random::<[u8; 16]>());
         let link = {
             let mut links = self.links();
@@ -112,11 +152,7 @@ impl Service {
             links.transfers.insert(transfer.clone(), Transfer { from, to });
             links.machines.get(machine).cloned()
         };
-        let asked = v1::Artifact {
-            store: SCRATCH.to_owned(),
-            ..convert::from_artifact(artifact)
-        };
-        if link.is_none_or(|link| !link.ask_for(&transfer, asked)) {
+        if link.is_none_or(|link| !link.ask_for(&transfer, asked, first)) {
             self.links().transfers.remove(&transfer);
             return Err(Status::unavailable(format!(
                 "worker `{machine}`, where it is, is not connected"
@@ -178,8 +214,8 @@ impl Service {
 
     async fn one(&self, link: &Link, item: v1::Item) -> Result<v1::Verdict, Status> {
         let (key, token) = match item.news {
-            Some(v1::item::News::Progress(_)) => {
-                // The token of progress need not be told: it counts only for what was given.
+            Some(v1::item::News::Progress(_) | v1::item::News::Log(_)) => {
+                // The token of these need not be told: they count only for what was given.
                 let mut attempt = item.attempt.clone().unwrap_or_default();
                 if attempt.token.is_empty() {
                     attempt.token = "0".repeat(32);
@@ -193,6 +229,9 @@ impl Service {
             Some(v1::item::News::Progress(progress)) => {
                 let counts = link.progress(&key, convert::progress(progress));
                 return Ok(verdict(counts));
+            }
+            Some(v1::item::News::Log(log)) => {
+                return Ok(verdict(link.log(&key, &log, &self.0.logs)));
             }
             Some(news) => news,
             None => return Err(Status::invalid_argument("a report without news")),
@@ -214,7 +253,9 @@ impl Service {
             v1::item::News::Park(bytes) => News::Ended(convert::park(&bytes)),
             v1::item::News::Failure(failure) => News::Ended(Err(convert::failure(failure))),
             v1::item::News::Lost(why) => News::Lost(why.chars().take(1000).collect()),
-            v1::item::News::Progress(_) => return Err(Status::internal("progress is no end")),
+            v1::item::News::Progress(_) | v1::item::News::Log(_) => {
+                return Err(Status::internal("this is no end"));
+            }
         };
         let report = Report {
             key: key.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealflow_engine::artifact::{Artifact, Stores};
 use sealflow_engine::executor::{Executor, ExecutorSpec, Job, News, Reports};
@@ -13,22 +14,25 @@ use sealflow_engine::stage::{Outcome, Progress, StageRegistry};
 use sealflow_executor::{Context, End, Handler, v1};
 use tokio::sync::mpsc;
 
-use super::convert;
+use super::{LOGS, convert};
 use crate::inputs::{self, Fetch, Fetching};
+use crate::log::{Tail, attempt_log, executor_log};
 
 /// Runs what a daemon orders on executors of this machine.
 pub struct Works {
     executors: BTreeMap<String, Arc<dyn Executor>>,
     stores: Stores,
+    logs: PathBuf,
 }
 
 impl Works {
-    /// Takes the executors.
-    pub fn new(executors: Vec<Arc<dyn Executor>>, stores: Stores) -> Self {
+    /// Takes the executors, and the folder where their programs' logs are.
+    pub fn new(executors: Vec<Arc<dyn Executor>>, stores: Stores, logs: PathBuf) -> Self {
         let named = executors.into_iter().map(|one| (one.spec().name.clone(), one));
         Self {
             executors: named.collect(),
             stores,
+            logs,
         }
     }
 
@@ -139,8 +143,18 @@ impl Fetch for Through {
     }
 }
 
+/// How often what a program said is looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
 impl Handler for Works {
     fn open(&self, artifact: &v1::Artifact) -> Result<PathBuf, String> {
+        if artifact.store == LOGS {
+            let name = artifact.key.strip_prefix("executors/");
+            let name = name.and_then(|name| name.strip_suffix(".log"));
+            let known = name.filter(|name| self.executors.contains_key(*name));
+            let known = known.ok_or("there is no such log")?;
+            return Ok(executor_log(&self.logs, known));
+        }
         let artifact = convert::to_artifact(artifact.clone());
         self.stores
             .local_path(&artifact)
@@ -167,18 +181,28 @@ impl Handler for Works {
             return failed(failure);
         }
         let (sender, mut reports) = mpsc::channel(64);
+        let mut said = Tail::new(attempt_log(&self.logs, &key));
         executor.start(job, Reports::new(sender));
         let mut stopped = false;
+        let mut look = tokio::time::interval(LOOK);
         loop {
             let report = tokio::select! {
                 report = reports.recv() => report,
+                _ = look.tick() => {
+                    cx.log(&said.more());
+                    continue;
+                }
                 () = cx.cancelled().cancelled(), if !stopped => {
                     stopped = true;
                     executor.stop(&key);
                     continue;
                 }
             };
-            match report.map(|report| report.news) {
+            let news = report.map(|report| report.news);
+            if !matches!(news, Some(News::Progress(_))) {
+                cx.log(&said.more());
+            }
+            match news {
                 Some(News::Progress(news)) => cx.progress(progress(news)),
                 Some(News::Ended(Ok(Outcome::Done(value)))) => return encoded(&value, End::Done),
                 Some(News::Ended(Ok(Outcome::Park(wake)))) => return encoded(&wake, End::Park),

@@ -49,6 +49,7 @@ pub async fn export(journal: &SurrealJournal, to: impl Sink) -> Result<Transferr
         }
         next = last + 1;
     }
+    messages(journal, &mut writer, &mut done).await?;
     for item in items {
         match item {
             Item::Run(run, last) => {
@@ -72,6 +73,31 @@ pub async fn export(journal: &SurrealJournal, to: impl Sink) -> Result<Transferr
     }
     writer.end().await?;
     Ok(done)
+}
+
+/// Writes what the messager remembers. The head is left out: whoever restores reads the chain anew. Senders come last:
+/// their nonces must not be behind those of the messages before them.
+async fn messages<S: Sink>(
+    journal: &SurrealJournal,
+    writer: &mut LineWriter<S>,
+    done: &mut Transferred,
+) -> Result<(), TransferError> {
+    let mut next = 1;
+    loop {
+        let page = journal.read_messages_from(next).await?;
+        let Some(last) = page.last() else { break };
+        next = last.number + 1;
+        for record in page {
+            done.messages += 1;
+            let record = Box::new(record);
+            writer.line(&Line::Message { record }).await?;
+        }
+    }
+    for row in journal.read_senders().await? {
+        let row = Box::new(row);
+        writer.line(&Line::Sender { row }).await?;
+    }
+    Ok(())
 }
 
 /// Writes the graphs, the payloads and the entries of a run, as far as they were not written before.

@@ -63,6 +63,7 @@ pub async fn import(
                     crash::point("import.committed");
                 }
             }
+            Told::Messages(messages) => journal.write_messages(&messages).await?,
             Told::Site(entry) => {
                 batch.site.push(*entry);
                 if batch.site.len() >= GROUP {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
+use sealflow_chain::messager::{Record, SenderRow};
 use sealflow_engine::event::{Entry, Event, Output};
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{JournalError, StoredGraph};
@@ -16,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::archive::ArchivedRow;
 
 /// The format that this program writes. It reads this one and all earlier ones: 1 had no archives and no
-/// history of the installation.
-pub const EXPORT_FORMAT: u32 = 2;
+/// history of the installation, 2 no messages.
+pub const EXPORT_FORMAT: u32 = 3;
 
 /// The most bytes of one line. What is longer was not written by us.
 const LONGEST: u64 = 1 << 30;
@@ -36,6 +37,10 @@ pub(super) enum Line {
     Entry { run: RunId, entry: Box<Entry> },
     /// An entry of the installation, in order, before the first run.
     Site { entry: Box<SiteEntry> },
+    /// A message to the chain, as it is now; in the order of submission, before the first run.
+    Message { record: Box<Record> },
+    /// A sender of messages, and above which nonces.
+    Sender { row: Box<SenderRow> },
     /// The rows that the entries before it give: what an archive is compared with.
     Snapshot { row: Box<RunRow>, steps: Vec<StepRow> },
     /// An archived run: its row in the index, and its file.
@@ -92,6 +97,9 @@ pub struct Transferred {
     pub payloads: u64,
     /// Archived runs.
     pub archives: u64,
+    /// Messages to the chain.
+    #[serde(default)]
+    pub messages: u64,
 }
 
 /// Where lines go. Everything that is [`Write`] is one; others may make the writer of the lines wait.

@@ -14,6 +14,7 @@ mod feed;
 mod import;
 mod lines;
 mod lock;
+mod messages;
 mod open;
 mod options;
 mod payload;
@@ -47,6 +48,7 @@ pub use self::feed::{Feed, Following, Place};
 pub use self::import::{import, verify};
 pub use self::lines::{EXPORT_FORMAT, Sink, TransferError, Transferred};
 pub use self::lock::DirectoryLock;
+pub use self::messages::Messages;
 pub use self::options::{Credentials, OpenOptions};
 pub use self::schema::SCHEMA_VERSION;
 

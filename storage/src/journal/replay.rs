@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use sealflow_chain::messager::{Batch as MessageBatch, Record};
 use sealflow_engine::core::accepted_artifacts;
 use sealflow_engine::event::Entry;
 use sealflow_engine::id::RunId;
@@ -27,6 +28,8 @@ pub(super) enum Told {
     Append(Box<Append>),
     /// The next entry of the installation.
     Site(Box<SiteEntry>),
+    /// What the messager remembers.
+    Messages(Box<MessageBatch>),
     /// An archived run: its row, its file, and what the file says.
     Archive(Box<ArchivedRow>, Vec<u8>, Box<Archive>),
 }
@@ -79,6 +82,29 @@ impl Replay {
                 self.site.apply_entry(&entry)?;
                 Ok(Told::Site(entry))
             }
+            Line::Message { record } => {
+                let versions = record.versions.iter();
+                if let Some(Err(error)) = versions.map(|version| version.signed()).find(Result::is_err) {
+                    return Err(format!(
+                        "message {} has a version that is none: {error}",
+                        record.intent.key
+                    ));
+                }
+                self.done.messages += 1;
+                // A new journal takes it as the first of its key.
+                let record = Record {
+                    revision: 1,
+                    ..*record
+                };
+                Ok(Told::Messages(Box::new(MessageBatch {
+                    records: vec![record],
+                    ..MessageBatch::default()
+                })))
+            }
+            Line::Sender { row } => Ok(Told::Messages(Box::new(MessageBatch {
+                senders: vec![*row],
+                ..MessageBatch::default()
+            }))),
             Line::Snapshot { row, steps } => {
                 let state = self.run.as_ref().ok_or("a snapshot of no run")?;
                 if run_row(state) != *row || step_rows(state) != steps {

@@ -7,12 +7,12 @@ use super::error::OpenError;
 use super::record::{number, object};
 
 /// The schema version that this program writes. A journal with a newer one is not touched.
-pub const SCHEMA_VERSION: u64 = 4;
+pub const SCHEMA_VERSION: u64 = 5;
 
 /// From each version to the next: `MIGRATIONS[n]` makes version `n + 1` of version `n`; the first
 /// makes the tables. Each runs in one transaction with the change of the version row; for a new journal all
 /// of them in one.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     DEFINE TABLE entry SCHEMALESS;
     DEFINE TABLE run SCHEMALESS;
@@ -40,6 +40,13 @@ const MIGRATIONS: [&str; 4] = [
     DEFINE INDEX archive_status ON archive FIELDS status, run;
     DEFINE INDEX archive_workflow ON archive FIELDS workflow, run;
     DEFINE INDEX archive_subject ON archive FIELDS subject, run;
+",
+    "
+    DEFINE TABLE message SCHEMALESS;
+    DEFINE TABLE message_sender SCHEMALESS;
+    DEFINE TABLE message_head SCHEMALESS;
+    DEFINE INDEX message_number ON message FIELDS number;
+    DEFINE INDEX message_live ON message FIELDS live, number;
 ",
 ];
 

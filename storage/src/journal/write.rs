@@ -87,6 +87,8 @@ pub(super) enum Trace<'a> {
     Archived(&'a ArchivedRow),
     /// The index of archives does not have the run.
     NotArchived(&'a RunId),
+    /// The messager's records are stored exactly as they are in it.
+    Messages(&'a sealflow_chain::messager::Batch),
     /// By nothing: it may be done again.
     None,
 }
@@ -288,6 +290,7 @@ impl SurrealJournal {
             }
             Trace::Archived(row) => Ok(self.archived_row(&row.row.run).await?.as_ref() == Some(*row)),
             Trace::NotArchived(run) => Ok(self.archived_row(run).await?.is_none()),
+            Trace::Messages(batch) => self.has_messages(batch).await,
             Trace::None => Ok(false),
         }
     }

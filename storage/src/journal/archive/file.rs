@@ -69,7 +69,7 @@ impl Archive {
                     let rows = append.artifacts.into_iter();
                     artifacts.extend(rows.map(|row| (row.kind.clone(), row)));
                 }
-                Told::Nothing | Told::Archive(..) | Told::Site(_) => {}
+                Told::Nothing | Told::Archive(..) | Told::Site(_) | Told::Messages(_) => {}
             }
         }
         let compared = replay.compared && replay.done.runs == 1;

@@ -4,6 +4,7 @@
 mod archives;
 mod files;
 mod fold;
+mod messages;
 mod rest;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -69,6 +70,9 @@ pub struct Checked {
     pub payloads: u64,
     /// Archived runs.
     pub archives: u64,
+    /// Messages to the chain.
+    #[serde(default)]
+    pub messages: u64,
     /// Artifacts whose files were looked at.
     pub files: u64,
 }
@@ -108,6 +112,7 @@ pub async fn check(journal: &SurrealJournal) -> Result<CheckReport, JournalError
     checker.keys().await?;
     checker.artifacts().await?;
     checker.site().await?;
+    checker.messages().await?;
     Ok(checker.report)
 }
 

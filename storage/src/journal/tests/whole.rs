@@ -226,15 +226,15 @@ async fn cut_or_changed_exports_are_refused() {
         );
         assert_eq!(other.runs(&RunFilter::default()).await.unwrap(), Vec::new());
     }
-    let newer = text.replacen("\"format\":2", "\"format\":3,\"more\":{}", 1);
+    let newer = text.replacen("\"format\":3", "\"format\":4,\"more\":{}", 1);
     let refused = import(&other, Cursor::new(newer)).await;
     assert!(
-        matches!(refused, Err(TransferError::Newer { found: 3 })),
+        matches!(refused, Err(TransferError::Newer { found: 4 })),
         "{refused:?}"
     );
     // What the first format could say, it says in the same way.
     let body: String = lines[..lines.len() - 1].concat();
-    let body = body.replacen("\"format\":2", "\"format\":1", 1);
+    let body = body.replacen("\"format\":3", "\"format\":1", 1);
     import(&other, Cursor::new(closed(&body))).await.unwrap();
 }
 

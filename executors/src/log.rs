@@ -1,13 +1,13 @@
-//! What children say beside their answers, in files: one for each attempt, one for each executor. Bounded: a full
-//! file is kept once as `….1` and begun anew.
+//! What programs say beside their results, in files: one for each attempt, one for each executor. Bounded: a full
+//! file is kept once as `….1` and begun anew. What attempts on other machines say is kept here too.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use sealflow_engine::id::AttemptKey;
+use sealflow_engine::id::{AttemptKey, RunId};
 
 /// Bytes of a file before it is begun anew.
 const LIMIT: u64 = 8 << 20;
@@ -24,6 +24,66 @@ pub fn attempt_log(logs: &Path, key: &AttemptKey) -> PathBuf {
 /// The log of an executor, below the folder of logs.
 pub fn executor_log(logs: &Path, name: &str) -> PathBuf {
     logs.join("executors").join(format!("{name}.log"))
+}
+
+/// The logs of a step's attempts, by visit and attempt, below the folder of logs.
+pub fn attempt_logs(logs: &Path, run: &RunId, step: &str) -> Vec<(u32, u32, PathBuf)> {
+    let folder = logs.join(run.to_string());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some((visit, attempt)) = name.to_str().and_then(|name| numbers(name, step)) {
+            found.push((visit, attempt, entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The visit and the attempt in the name of a log of this step.
+fn numbers(name: &str, step: &str) -> Option<(u32, u32)> {
+    let rest = name.strip_prefix(step)?.strip_prefix('.')?.strip_suffix(".log")?;
+    let (visit, attempt) = rest.split_once('.')?;
+    Some((visit.parse().ok()?, attempt.parse().ok()?))
+}
+
+/// A log that grows, read piece by piece.
+#[derive(Debug)]
+pub struct Tail {
+    path: PathBuf,
+    at: u64,
+}
+
+impl Tail {
+    /// The log in this file, which need not be there yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, at: 0 }
+    }
+
+    /// What was added since the last look; nothing while there is no file. A file that was full and begun anew is
+    /// read from its beginning.
+    pub fn more(&mut self) -> Vec<u8> {
+        let (text, next) = read_from(&self.path, self.at).unwrap_or_default();
+        if next > 0 {
+            self.at = next;
+        }
+        text
+    }
+}
+
+/// The bytes of a log from one place on, and the place after them. Where the log is shorter than that it was begun anew,
+/// and is read from its beginning.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_from(path: &Path, from: u64) -> std::io::Result<(Vec<u8>, u64)> {
+    let mut file = File::open(path)?;
+    let from = if file.metadata()?.len() < from { 0 } else { from };
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(2 * LIMIT).read_to_end(&mut text)?;
+    let next = from + text.len() as u64;
+    Ok((text, next))
 }
 
 /// Removes logs of runs, the oldest first, until what is left has at most so many bytes. Those that were written to
@@ -67,14 +127,14 @@ pub fn prune(logs: &Path, most: u64) -> std::io::Result<usize> {
 
 /// A log file. Made when there is something to write.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     limit: u64,
     open: Mutex<Option<(File, u64)>>,
 }
 
 impl Log {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             limit: LIMIT,
@@ -82,18 +142,21 @@ impl Log {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds a line with the time and its source. A log that cannot be written is said once in ours, and stops
-    /// nothing.
-    pub(super) fn line(&self, source: &str, text: &[u8]) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Adds a line with the time and its source. A log that cannot be written is said in ours, and stops nothing.
+    pub(crate) fn line(&self, source: &str, text: &[u8]) {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let text = String::from_utf8_lossy(&text[..text.len().min(LINE)]);
-        let line = format!("{time} {source}| {text}\n");
-        if let Err(error) = self.write(&mut open, line.as_bytes()) {
+        self.text(format!("{time} {source}| {text}\n").as_bytes());
+    }
+
+    /// Adds lines that have their times already.
+    pub(crate) fn text(&self, text: &[u8]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.write(&mut open, text) {
             tracing::warn!(path = %self.path.display(), %error, "a log cannot be written");
         }
     }

@@ -1,0 +1,214 @@
+//! Measures the engine on a journal of its own: how many durable steps a second, and how long one takes. Every number
+//! comes with its conditions; docs/benchmarks.md compares them with those of others from the same hour.
+
+mod noop;
+mod observed;
+mod remote;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngCore;
+use sealflow_engine::artifact::Stores;
+use sealflow_engine::clock::SystemClock;
+use sealflow_engine::dispatcher::{self, Handle, NewRun, Parts};
+use sealflow_engine::event::By;
+use sealflow_engine::executor::{Executor, ExecutorSpec, Machine};
+use sealflow_engine::resource::Resources;
+use sealflow_executors::InProcess;
+use sealflow_storage::journal::{CheckReport, OpenOptions, SurrealJournal, check, export};
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use noop::Starts;
+use observed::Observed;
+
+/// What is done.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Load {
+    /// Runs in all.
+    pub(crate) runs: usize,
+    /// Steps of each, one after the other.
+    pub(crate) steps: usize,
+    /// Runs at a time.
+    pub(crate) concurrency: usize,
+    /// Executors on "other machines", reached over gRPC on this one; none: all in the process.
+    pub(crate) remote: usize,
+}
+
+/// A distribution, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) load: Load,
+    pub(crate) seconds: f64,
+    pub(crate) steps_per_second: f64,
+    /// From an attempt's start to its success being durable.
+    pub(crate) step_latency_ms: Spread,
+    /// From a success being durable to its successor's start.
+    pub(crate) handoff_ms: Spread,
+    /// Transactions of the journal.
+    pub(crate) commits: u64,
+    /// What a commit promises.
+    pub(crate) durability: String,
+    /// Successes that an export of the journal counts.
+    pub(crate) exported_successes: u64,
+    /// Problems that `store check` found; none is right.
+    pub(crate) problems: usize,
+    /// The most memory that this process had, in bytes; with remote executors theirs too.
+    pub(crate) peak_memory_bytes: Option<u64>,
+    pub(crate) version: &'static str,
+}
+
+/// Runs chains of steps that do nothing, and counts.
+pub(crate) async fn chains(folder: &Path, load: Load) -> anyhow::Result<Figures> {
+    let url = format!("surrealkv://{}", folder.join("journal").display());
+    let payloads = folder.join("payloads");
+    let journal = SurrealJournal::open(&url, OpenOptions::new(payloads.clone())).await?;
+    let observed = Arc::new(Observed::new(Arc::new(journal), load.concurrency));
+    let starts = Starts::default();
+    let registry = Arc::new(noop::registry(&starts));
+    let machine = Machine {
+        name: "local".to_owned(),
+        capacity: Resources {
+            cpu: 64,
+            memory: 1 << 40,
+            ..Resources::default()
+        },
+    };
+    let executors: Vec<Arc<dyn Executor>> = if load.remote == 0 {
+        let spec = ExecutorSpec::new("local", machine, load.concurrency.max(1));
+        vec![Arc::new(InProcess::new(
+            spec,
+            registry.clone(),
+            Stores::default(),
+        ))]
+    } else {
+        Vec::new()
+    };
+    let mut seed = [0; 32];
+    rand::rngs::OsRng.fill_bytes(&mut seed);
+    let parts = Parts {
+        journal: observed.clone(),
+        registry,
+        executors,
+        clock: Arc::new(SystemClock::default()),
+        seed,
+    };
+    let (dispatcher, handle) = dispatcher::open(parts).await?;
+    let shutdown = CancellationToken::new();
+    let engine = tokio::spawn(dispatcher.run(shutdown.clone()));
+    let far = match load.remote {
+        0 => None,
+        count => Some(remote::connect(&handle, count, load.concurrency.div_ceil(count), &starts).await?),
+    };
+    let commits_before = observed.commits();
+    let begun = Instant::now();
+    let driven = drive(&handle, &observed, load);
+    tokio::select! {
+        driven = driven => driven?,
+        stalled = observed.stalled(Duration::from_secs(60)) => anyhow::bail!("nothing was committed for {} s", stalled.as_secs()),
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let commits = observed.commits() - commits_before;
+    if let Some(far) = far {
+        far.end().await;
+    }
+    shutdown.cancel();
+    engine.await??;
+    drop(handle);
+    let (latency, handoff) = observed.latencies(&starts);
+    observed.close().await?;
+    drop(observed);
+    let (report, exported) = counted(&url, &payloads).await?;
+    let steps = f64::from(u32::try_from(load.runs * load.steps)?);
+    Ok(Figures {
+        load,
+        seconds,
+        steps_per_second: steps / seconds,
+        step_latency_ms: spread(latency),
+        handoff_ms: spread(handoff),
+        commits,
+        durability: "a commit returns after fsync (surrealkv, sync=every); no step starts before what it needs is durable".to_owned(),
+        exported_successes: exported,
+        problems: report.problems.len(),
+        peak_memory_bytes: peak_memory(),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Starts runs, so many at a time, and waits for the last.
+async fn drive(handle: &Handle, observed: &Observed, load: Load) -> anyhow::Result<()> {
+    let graph = noop::chain(load.steps, handle.registry())?;
+    for id in 0..load.runs {
+        observed.room().await;
+        let new = NewRun {
+            graph: graph.clone(),
+            source: String::new(),
+            params: json!({ "id": id }),
+            key: None,
+            priority: None,
+            by: By::default(),
+        };
+        handle.start_run(new).await?;
+    }
+    observed.all_ended(load.runs).await;
+    Ok(())
+}
+
+/// Holds the journal against its invariants, and counts successes in an export.
+async fn counted(url: &str, payloads: &Path) -> anyhow::Result<(CheckReport, u64)> {
+    let journal = SurrealJournal::open(url, OpenOptions::new(payloads.to_owned())).await?;
+    let report = check(&journal).await?;
+    let mut count = Successes(0);
+    export(&journal, &mut count).await?;
+    journal.close().await?;
+    Ok((report, count.0))
+}
+
+/// Counts successes in the lines of an export.
+struct Successes(u64);
+
+impl std::io::Write for Successes {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0 += text.matches("\"event\":\"attempt_succeeded\"").count() as u64;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn spread(mut all: Vec<f64>) -> Spread {
+    all.sort_by(f64::total_cmp);
+    let at = |part: usize| all.get((all.len() * part / 100).min(all.len().saturating_sub(1)));
+    let at = |part| at(part).copied().unwrap_or_default();
+    Spread {
+        p50: at(50),
+        p99: at(99),
+        max: at(100),
+    }
+}
+
+/// The most memory that this process ever had.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
+}

@@ -1,0 +1,92 @@
+//! Work that does nothing: what is left is the engine.
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use sealflow_engine::failure::Failure;
+use sealflow_engine::id::Subject;
+use sealflow_engine::resource::Need;
+use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext, StageRegistry, SubjectKind};
+use sealflow_engine::workflow::{Graph, load};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::observed::Place;
+
+/// When attempts began.
+#[derive(Clone, Default)]
+pub(super) struct Starts(Arc<Mutex<Vec<(Place, Instant)>>>);
+
+impl Starts {
+    pub(super) fn add(&self, place: Place) {
+        let now = Instant::now();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((place, now));
+    }
+
+    pub(super) fn all(&self) -> Vec<(Place, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The stage.
+pub(super) struct Noop(Starts);
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(super) struct Nothing {}
+
+impl Stage for Noop {
+    const NAME: &'static str = "noop";
+    const VERSION: u32 = 1;
+    const SOURCE: &'static str = "//! Does nothing.";
+    const CLAIM: Claim = Claim::None;
+    type Input = Nothing;
+    type Output = Nothing;
+
+    fn costs(&self, _: &Value) -> Need {
+        Need::default()
+    }
+
+    async fn run(&self, cx: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
+        self.0.add((cx.key.run.clone(), cx.key.step.to_string()));
+        Ok(Outcome::Done(Nothing {}))
+    }
+}
+
+/// The stage, and something for runs to be about.
+pub(super) fn registry(starts: &Starts) -> StageRegistry {
+    let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
+    let kind = SubjectKind {
+        name: "thing",
+        params: &[("id", "uint64")],
+        subject,
+    };
+    let registry = StageRegistry::default().with_subject(kind).with_type::<u64>();
+    registry.with(Noop(starts.clone()))
+}
+
+/// A chain of so many steps.
+pub(super) fn chain(steps: usize, registry: &StageRegistry) -> anyhow::Result<Arc<Graph>> {
+    let mut text =
+        "[workflow]\nname = \"chain\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n".to_owned();
+    for at in 0..steps {
+        write!(text, "[steps.s{at}]\nstage = \"noop\"\n")?;
+        if let Some(before) = at.checked_sub(1) {
+            writeln!(text, "needs = [\"s{before}\"]")?;
+        }
+    }
+    let (graph, complaints) = load(&text, registry);
+    graph
+        .map(Arc::new)
+        .ok_or_else(|| anyhow::anyhow!("{complaints:?}"))
+}
+
+/// The step before a step.
+pub(super) fn before(step: &str) -> Option<String> {
+    let at: usize = step.strip_prefix('s')?.parse().ok()?;
+    Some(format!("s{}", at.checked_sub(1)?))
+}

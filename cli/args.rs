@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store,
-    trigger, worker, workflow,
+    bench, completions, config, daemon, demo, doctor, executor, init, message, miner, params, processor, run,
+    stage, store, trigger, wallet, worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Trigger(trigger::Args),
     Executor(executor::Args),
     Worker(worker::Args),
+    Miner(miner::Args),
+    Message(message::Args),
+    Wallet(wallet::Args),
     Processor(processor::Args),
     Params(params::Args),
     Store(store::Args),

@@ -10,7 +10,8 @@ use sealflow_engine::workflow::{Diagnostic, Graph, load_with};
 use crate::exit::{CliError, Kind, not_found};
 
 /// Name and text of each embedded workflow.
-pub(crate) const BUILTIN: [(&str, &str); 5] = [
+pub(crate) const BUILTIN: [(&str, &str); 6] = [
+    ("seal", include_str!("../workflows/seal.toml")),
     ("seal_offline", include_str!("../workflows/seal_offline.toml")),
     (
         "snap_up_offline",

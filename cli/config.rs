@@ -39,6 +39,50 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     pub(crate) backup: Backup,
     pub(crate) workers: Workers,
+    pub(crate) chain: Chain,
+    pub(crate) wallet: Wallet,
+}
+
+/// The network: which nodes tell about it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Chain {
+    /// Nodes, as `http://HOST:PORT`, a multiaddress, or `TOKEN:` before either.
+    pub(crate) nodes: Vec<String>,
+    /// The token of all of them.
+    pub(crate) token_file: Option<PathBuf>,
+    /// How many epochs deep a message must be to be final.
+    pub(crate) confidence: i64,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            token_file: None,
+            confidence: 10,
+        }
+    }
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A node may be named with its token.
+        write!(
+            f,
+            "Chain({} nodes, confidence {})",
+            self.nodes.len(),
+            self.confidence
+        )
+    }
+}
+
+/// The wallet of the home.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Wallet {
+    /// The file with the passphrase of its keys; without it they stay locked.
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// Workers: executors on other machines, which connect to the daemon.
@@ -168,6 +212,9 @@ impl Config {
                 "`delete_archives_after` must be more than `archive_after`: both count from a run's end",
             );
         }
+        if self.chain.confidence < 1 {
+            return Some("`[chain] confidence` must be 1 or more");
+        }
         (self.backup.keep == 0).then_some("`[backup] keep` must be 1 or more")
     }
 
@@ -263,6 +310,8 @@ mod tests {
         // What depends on the machine has an example in the file instead of a default.
         config.journal = Journal::default();
         config.params = Params::default();
+        config.chain = Chain::default();
+        config.wallet = Wallet::default();
         // What is off has an example too.
         assert!(config.workers.listen.take().is_some());
         assert!(config.backup.every.take().is_some());

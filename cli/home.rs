@@ -91,6 +91,16 @@ impl Home {
         self.root.join("demo")
     }
 
+    /// Keys that messages are signed with.
+    pub(crate) fn wallet(&self) -> PathBuf {
+        self.root.join("wallet")
+    }
+
+    /// What they may sign.
+    pub(crate) fn wallet_policy(&self) -> PathBuf {
+        self.wallet().join("policy.toml")
+    }
+
     fn token_file(&self) -> PathBuf {
         self.root.join("token")
     }

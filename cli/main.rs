@@ -6,6 +6,7 @@ mod args;
 mod backup;
 mod bench;
 mod builtin;
+mod chain;
 mod commands;
 mod config;
 mod conformance;

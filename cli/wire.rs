@@ -21,6 +21,7 @@ use sealflow_storage::store::FilesystemStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::{self, Chain};
 use crate::config::read;
 use crate::durations::Keeper;
 use crate::environment::Context;
@@ -30,6 +31,12 @@ use crate::machine::{self, Profile};
 /// The stages of this process.
 pub(crate) fn registry(cx: &Context) -> Arc<StageRegistry> {
     Arc::new(sealflow_stages::registry(&cx.params))
+}
+
+/// The same, with the chain if there is one.
+fn registry_on(cx: &Context, chain: Option<&Chain>) -> Arc<StageRegistry> {
+    let chain = chain.map(Chain::stages).unwrap_or_default();
+    Arc::new(sealflow_stages::registry_on(&cx.params, &chain))
 }
 
 /// The stores of the configuration, and the scratch folder.
@@ -184,6 +191,8 @@ pub(crate) struct Engine {
     pub(crate) stores: Stores,
     /// Files on other machines.
     pub(crate) elsewhere: Arc<Elsewhere>,
+    /// The chain, if one is configured.
+    pub(crate) chain: Option<Chain>,
     /// Tells others that this home is looked after. Also where the journal is on a server.
     _lock: DirectoryLock,
     durations: Keeper,
@@ -200,7 +209,8 @@ impl Engine {
         // Of a daemon that was killed.
         cx.home.set_listening(None)?;
         let journal = journal(cx, true).await?;
-        let registry = registry(cx);
+        let chain = chain::start(cx, &journal).await?;
+        let registry = registry_on(cx, chain.as_ref());
         let stores = stores(cx)?;
         let elsewhere = Arc::new(Elsewhere::default());
         let executors = executors(cx, &registry, &stores)?.into_iter();
@@ -229,6 +239,7 @@ impl Engine {
             executors,
             stores,
             elsewhere,
+            chain,
             _lock: lock,
             durations,
             shutdown,
@@ -238,7 +249,14 @@ impl Engine {
 
     /// Waits until the engine fails, which only a failing journal makes it do.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
+        let ended = match &mut self.chain {
+            None => (&mut self.task).await,
+            Some(chain) => tokio::select! {
+                ended = &mut self.task => ended,
+                error = chain.failed() => return error,
+            },
+        };
+        match ended {
             Ok(Ok(())) => anyhow::anyhow!("the engine stopped"),
             Ok(Err(error)) => {
                 anyhow::Error::new(error).context("the engine stopped; start it again, the journal decides")
@@ -254,6 +272,9 @@ impl Engine {
         self.durations.end().await;
         self.shutdown.cancel();
         self.task.await??;
+        if let Some(chain) = self.chain {
+            chain.end().await;
+        }
         drop(self.handle);
         Ok(self.journal.close().await?)
     }

@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MigrateRequest, MigrationView,
-    Problem, StartRequest, Started, TriggerRequest, TriggerView, VerbRequest, WorkerView,
+    ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MessageView, MessagerView,
+    MigrateRequest, MigrationView, Problem, PushRequest, RepairRequest, StartRequest, Started,
+    TriggerRequest, TriggerView, VerbRequest, WorkerView,
 };
 use crate::archived::holder;
 use crate::environment::Context;
@@ -197,6 +198,30 @@ impl Client {
     pub(crate) async fn end_worker(&self, worker: &str) -> anyhow::Result<()> {
         let path = format!("/api/v1/workers/{worker}/end");
         self.call::<(), _>(Method::POST, &path, None).await
+    }
+
+    pub(crate) async fn messages(&self, limit: u32) -> anyhow::Result<MessagerView> {
+        let path = format!("/api/v1/messages?limit={limit}");
+        self.call::<(), _>(Method::GET, &path, None).await
+    }
+
+    pub(crate) async fn message(&self, key: &str) -> anyhow::Result<MessageView> {
+        let key: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
+        self.call::<(), _>(Method::GET, &format!("/api/v1/message?key={key}"), None)
+            .await
+    }
+
+    pub(crate) async fn push_message(&self, push: &PushRequest) -> anyhow::Result<MessageView> {
+        self.call(Method::POST, "/api/v1/messages", Some(push)).await
+    }
+
+    pub(crate) async fn repair_message(&self, verb: &str, of: &str, why: &str) -> anyhow::Result<()> {
+        let body = RepairRequest {
+            of: of.to_owned(),
+            why: why.to_owned(),
+        };
+        self.call(Method::POST, &format!("/api/v1/messages/{verb}"), Some(&body))
+            .await
     }
 
     pub(crate) async fn step_logs(&self, run: &RunId, step: &str) -> anyhow::Result<Vec<LogView>> {

@@ -6,6 +6,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use sealflow_chain::messager::Messager;
 use sealflow_engine::core::{Holding, Refused, Verb};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
@@ -32,7 +33,7 @@ use super::{
     Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
     StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
-use super::{events, logs, migrate, workers};
+use super::{events, logs, messages, migrate, workers};
 use crate::archived::holder;
 use crate::home::Home;
 use crate::span::now_ms;
@@ -64,6 +65,8 @@ pub(crate) struct Api {
     pub(crate) followers: Arc<Semaphore>,
     /// What workers are connected to, if they can connect.
     pub(crate) workers: Option<Service>,
+    /// Who sends messages, if a chain is configured.
+    pub(crate) messager: Option<Messager>,
 }
 
 impl Api {
@@ -93,6 +96,9 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(logs::step_logs))
         .routes(routes!(logs::step_log))
         .routes(routes!(logs::executor_log_piece))
+        .routes(routes!(messages::list_messages, messages::push_message))
+        .routes(routes!(messages::show_message))
+        .routes(routes!(messages::repair_message))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::end_worker))
         .routes(routes!(list_holds))

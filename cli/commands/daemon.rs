@@ -42,6 +42,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         stop: stop.clone(),
         followers: api::Api::followers(),
         workers: None,
+        messager: engine.chain.as_ref().map(|chain| chain.messager.clone()),
     };
     let workers = workers::start(&cx, &engine, &stop).await?;
     let served = api::Api {

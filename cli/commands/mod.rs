@@ -12,12 +12,15 @@ pub(crate) mod executor;
 mod hold;
 pub(crate) mod init;
 mod logs;
+pub(crate) mod message;
+pub(crate) mod miner;
 pub(crate) mod params;
 pub(crate) mod processor;
 pub(crate) mod run;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod trigger;
+pub(crate) mod wallet;
 pub(crate) mod worker;
 pub(crate) mod workflow;
 
@@ -41,6 +44,9 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Processor(args) => processor::run(&cx, args).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
+        Command::Miner(args) => miner::run(&cx, args).await,
+        Command::Message(args) => message::run(&cx, args).await,
+        Command::Wallet(args) => wallet::run(&cx, args),
         Command::Bench(args) => bench::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),
         Command::Config(args) => config::run(&cx, args),

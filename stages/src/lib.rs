@@ -3,6 +3,7 @@
 
 mod beacon;
 mod cache;
+pub mod chain;
 #[cfg(test)]
 mod golden;
 mod handover;
@@ -28,6 +29,11 @@ use params::ParamsDir;
 /// All stages, and the types and subjects that workflow files can name. A new stage is one file and
 /// one line here.
 pub fn registry(params: &ParamsDir) -> StageRegistry {
+    registry_on(params, &chain::Chain::default())
+}
+
+/// The same, with stages that reach a chain.
+pub fn registry_on(params: &ParamsDir, chain: &chain::Chain) -> StageRegistry {
     StageRegistry::default()
         .with_subject(types::SECTOR)
         .with_subject(types::DEADLINE)
@@ -50,10 +56,13 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
         .with_wire(seal::add_pieces::AddPieces)
         .with_wire(seal::tree_d::TreeD)
         .with(seal::ticket::Ticket)
+        .with(chain::chain_ticket::ChainTicket { chain: chain.clone() })
         .with_wire(seal::pc1::Pc1)
         .with_wire(seal::pc2::Pc2)
         .with_wire(seal::synth_proof::SynthProof)
         .with(seal::seed::Seed)
+        .with(chain::submit_precommit::SubmitPrecommit { chain: chain.clone() })
+        .with(chain::chain_seed::ChainSeed { chain: chain.clone() })
         .with_wire(seal::c1::C1)
         .with(seal::proof_parameters::ProofParameters {
             params: params.clone(),
@@ -62,6 +71,7 @@ pub fn registry(params: &ParamsDir) -> StageRegistry {
             params: params.clone(),
         })
         .with_batch(seal::verify_seal::VerifySeal)
+        .with(chain::submit_commit::SubmitCommit { chain: chain.clone() })
         .with_wire(seal::transfer::Transfer)
         .with(seal::persist::Persist)
         .with(seal::finalize::Finalize)

@@ -195,7 +195,7 @@ fn every_stage_in_children_gives_what_the_daemon_gives() {
     assert_eq!(step(&won, "verify_post")["output"]["verified"], true);
     daemon.stop();
     home.check_store();
-    assert!(processes(home.path()).is_empty(), "{:?}", processes(home.path()));
+    wait_for("the end of all children", || processes(home.path()).is_empty());
 }
 
 /// A fault that only proving finds: the child tells it instead of a proof, and proves the rest when asked again.

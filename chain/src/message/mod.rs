@@ -86,6 +86,14 @@ pub fn decode(bytes: &[u8]) -> Result<Message, MessageError> {
     Ok(message)
 }
 
+/// What a message returned on the chain.
+///
+/// # Errors
+/// The bytes are no such value.
+pub fn returned<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageError> {
+    from_slice(bytes).map_err(|e| MessageError::Undecodable(e.to_string()))
+}
+
 /// The message's own CID.
 ///
 /// # Errors

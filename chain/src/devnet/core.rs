@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use fvm_ipld_encoding::to_vec;
 use tokio::sync::{broadcast, watch};
 
 use crate::message::SignedMessage;
 use crate::types::state::Amtv0;
 use crate::types::{Address, BytesDe, ChainEpoch, Cid, TokenAmount};
-use crate::wallet::SecretKey;
 
-use super::block::{self, Block, Parts};
+use super::block::{self, Parts};
 use super::chain::{Chain, Change, Receipt, Tip};
 use super::error::DevnetError;
 use super::faults::Faults;
 use super::folder::{Genesis, Keys};
+use super::genesis::genesis_tip;
 use super::log::{Log, Record};
 use super::mempool::{Account, Mempool};
 use super::profile::Profile;
@@ -24,8 +23,6 @@ use super::vm::{self, Charge, Network, Vm};
 
 /// The base fee below which the network never goes, and at which the devnet begins.
 pub(super) const BASE_FEE_MIN: i64 = 100;
-/// What each key of a genesis has.
-const FUNDS: i64 = 1_000_000;
 /// Changes that a slow listener may be behind.
 const BEHIND: usize = 4096;
 
@@ -355,7 +352,7 @@ fn sent_in(tip: &Tip, message: &crate::types::Message) -> Vec<SignedMessage> {
 }
 
 /// Objects that an execution wrote.
-type Fresh = Vec<(Cid, Vec<u8>)>;
+pub(super) type Fresh = Vec<(Cid, Vec<u8>)>;
 
 fn as_bytes(fresh: &Fresh) -> Vec<(Cid, BytesDe)> {
     fresh
@@ -381,7 +378,7 @@ fn apply_all(vm: &mut Vm<'_>, messages: &[SignedMessage]) -> Vec<Receipt> {
     receipts
 }
 
-fn receipts_root(store: &Overlay<'_>, receipts: &[Receipt]) -> Result<Cid, String> {
+pub(super) fn receipts_root(store: &Overlay<'_>, receipts: &[Receipt]) -> Result<Cid, String> {
     Amtv0::new_from_iter(store, receipts.iter().cloned()).map_err(|e| e.to_string())
 }
 
@@ -391,47 +388,5 @@ pub(super) fn account(root: &Root, address: &Address) -> Option<Account> {
     Some(Account {
         nonce: actor.nonce,
         balance: actor.balance.clone(),
-    })
-}
-
-fn address(key: &SecretKey) -> Result<Address, DevnetError> {
-    key.address().map_err(|e| DevnetError::Broken(e.to_string()))
-}
-
-fn genesis_tip(genesis: &Genesis, keys: &Keys) -> Result<(Tip, Fresh), DevnetError> {
-    let mut accounts = Vec::new();
-    for key in &keys.funded {
-        accounts.push((address(key)?, TokenAmount::from_whole(FUNDS)));
-    }
-    let root = vm::genesis(address(&keys.producer)?, &accounts);
-    let empty = Store::default();
-    let store = empty.overlay();
-    let built = build_genesis(genesis, keys, &root, &store);
-    let tip = built.map_err(DevnetError::Broken)?;
-    Ok((tip, store.into_fresh()))
-}
-
-fn build_genesis(genesis: &Genesis, keys: &Keys, root: &Root, store: &Overlay<'_>) -> Result<Tip, String> {
-    let post_root = store.save(root)?;
-    let receipts_root = receipts_root(store, &[])?;
-    let parts = Parts {
-        parent: None,
-        height: 0,
-        state_root: post_root,
-        receipts: receipts_root,
-        messages: &[],
-        timestamp: genesis.timestamp,
-        branch: 0,
-        base_fee: TokenAmount::from_atto(BASE_FEE_MIN),
-    };
-    let (block, cid): (Block, Cid) = block::make(&keys.producer, parts, store)?;
-    debug_assert!(to_vec(&block).is_ok());
-    Ok(Tip {
-        cid,
-        block,
-        messages: Vec::new(),
-        receipts: Vec::new(),
-        receipts_root,
-        post_root,
     })
 }

@@ -6,7 +6,7 @@
 //! power cut can take the newest epochs.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(super) enum Record {
 pub(super) struct Log {
     path: PathBuf,
     file: File,
+    /// Where the last whole record ends.
+    end: u64,
     synced: Instant,
 }
 
@@ -82,10 +84,10 @@ impl Log {
             file.set_len(whole as u64).map_err(io)?;
             file.sync_all().map_err(io)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(io)?;
         let log = Self {
             path,
             file,
+            end: whole as u64,
             synced: Instant::now(),
         };
         Ok((log, records))
@@ -101,7 +103,12 @@ impl Log {
             })?;
         }
         let io = |error| DevnetError::io(&self.path, error);
+        // What an append before could not write whole is cut off first: nothing counts behind it.
+        if self.file.metadata().map_err(io)?.len() != self.end {
+            self.file.set_len(self.end).map_err(io)?;
+        }
         self.file.write_all(&bytes).map_err(io)?;
+        self.end += bytes.len() as u64;
         if self.synced.elapsed() >= SYNC_EVERY {
             self.file.sync_data().map_err(io)?;
             self.synced = Instant::now();
@@ -198,6 +205,20 @@ mod tests {
             assert_eq!(again.len(), records.len() + 1, "cut at {cut}");
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_written_in_part_is_cut_off_before_more_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chain.log");
+        let (mut log, _) = Log::open(path.clone()).unwrap();
+        log.append(&[Record::Branch(1)]).unwrap();
+        // As a full disk leaves it.
+        log.file.write_all(&[9, 0, 0]).unwrap();
+        log.append(&[Record::Branch(2)]).unwrap();
+        drop(log);
+        let (_, records) = Log::open(path).unwrap();
+        assert_eq!(records.len(), 2);
     }
 
     #[test]

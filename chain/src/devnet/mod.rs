@@ -13,6 +13,7 @@ mod core;
 mod error;
 mod faults;
 mod folder;
+mod genesis;
 mod log;
 mod mempool;
 mod profile;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,9 @@ pub use error::DevnetError;
 pub use profile::Profile;
 pub use rpc::auth::Permission;
 pub use verifier::{Piece, PostClaim, SealClaim, UpdateClaim, Verifier};
+
+/// Calls over HTTP at a time.
+const CALLS: usize = 1024;
 
 /// What a devnet is started with.
 #[derive(Debug, Clone)]
@@ -78,6 +83,8 @@ struct Shared {
     core: Mutex<Core>,
     secret: Secret,
     clock: clock::Control,
+    /// Calls over HTTP that may still begin.
+    calls: Semaphore,
 }
 
 impl Shared {
@@ -136,6 +143,7 @@ impl Devnet {
             core: Mutex::new(core),
             secret,
             clock: clock::Control::new(config.clock),
+            calls: Semaphore::new(CALLS),
         });
         let stop = CancellationToken::new();
         let tasks = vec![

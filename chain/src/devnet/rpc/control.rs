@@ -165,10 +165,10 @@ pub(super) fn set_base_fee(core: &mut Core, args: &Args<'_>) -> Answer {
 }
 
 pub(super) fn inject_fault(core: &mut Core, args: &Args<'_>) -> Answer {
-    let fault: CallFault = args.get(0)?;
-    if super::method(&fault.method).is_none() {
-        return Err(RpcError::app(format!("there is no method {}", fault.method)));
-    }
+    let mut fault: CallFault = args.get(0)?;
+    let found = super::method(&fault.method);
+    let found = found.ok_or_else(|| RpcError::app(format!("there is no method {}", fault.method)))?;
+    fault.method = found.name.into();
     core.faults.inject(fault)?;
     Ok(Value::Null)
 }

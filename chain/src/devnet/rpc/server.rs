@@ -90,6 +90,9 @@ async fn http(
     let Some(allowed) = permissions(&shared, &headers, &uri) else {
         return status(401);
     };
+    let Ok(_one) = shared.calls.try_acquire() else {
+        return status(503);
+    };
     let call: Call = match serde_json::from_slice(&body) {
         Ok(call) => call,
         Err(e) => {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, config, daemon, demo, doctor, executor, init, params, processor, run, stage, store, trigger,
-    worker, workflow,
+    completions, config, daemon, demo, devnet, doctor, executor, init, params, processor, run, stage, store,
+    trigger, worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Executor(executor::Args),
     Worker(worker::Args),
     Processor(processor::Args),
+    Devnet(devnet::Args),
     Params(params::Args),
     Store(store::Args),
     Doctor(doctor::Args),

@@ -5,6 +5,7 @@ pub(crate) mod config;
 mod credential;
 pub(crate) mod daemon;
 pub(crate) mod demo;
+pub(crate) mod devnet;
 pub(crate) mod doctor;
 pub(crate) mod executor;
 mod hold;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Executor(args) => executor::run(&cx, args).await,
         Command::Trigger(args) => trigger::run(&cx, args).await,
         Command::Processor(args) => processor::run(&cx, args).await,
+        Command::Devnet(args) => Box::pin(devnet::run(cx, args)).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, config, daemon, demo, doctor, executor, init, message, miner, params, processor, run,
-    stage, store, trigger, wallet, worker, workflow,
+    bench, completions, config, daemon, demo, devnet, doctor, executor, init, message, miner, params,
+    processor, run, stage, store, trigger, wallet, worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Message(message::Args),
     Wallet(wallet::Args),
     Processor(processor::Args),
+    Devnet(devnet::Args),
     Params(params::Args),
     Store(store::Args),
     Doctor(doctor::Args),

@@ -67,7 +67,10 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
             set(name, &value);
         }
     }
-    log(matches!(args.command, Command::Daemon(_) | Command::Worker(_)) || child);
+    log(matches!(
+        args.command,
+        Command::Daemon(_) | Command::Worker(_) | Command::Devnet(_)
+    ) || child);
     if let Ok(plan) = std::env::var("SEALFLOW_CRASH_AT") {
         sealflow_engine::crash::arm(&plan).map_err(|why| anyhow::anyhow!("SEALFLOW_CRASH_AT: {why}"))?;
     }

@@ -29,3 +29,13 @@ pub use fil_actor_power_state::v19 as power;
 
 /// What a batch message returns: which of its inputs failed, and how.
 pub use fil_actors_shared::v19::BatchReturn;
+
+/// What the state of the network is kept in, for the devnet.
+pub mod state {
+    pub use fil_actors_shared::v19::reward::FilterEstimate;
+    pub use fil_actors_shared::v19::runtime::Policy;
+    pub use fil_actors_shared::v19::{ActorDowncast, ActorError};
+    pub use fvm_ipld_amt::Amtv0;
+    pub use fvm_ipld_blockstore::Blockstore;
+    pub use fvm_ipld_encoding::CborStore;
+}

@@ -7,6 +7,7 @@ mod conformance;
 mod credential;
 pub(crate) mod daemon;
 pub(crate) mod demo;
+pub(crate) mod devnet;
 pub(crate) mod doctor;
 pub(crate) mod executor;
 mod hold;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Executor(args) => executor::run(&cx, args).await,
         Command::Trigger(args) => trigger::run(&cx, args).await,
         Command::Processor(args) => processor::run(&cx, args).await,
+        Command::Devnet(args) => Box::pin(devnet::run(cx, args)).await,
         Command::Params(args) => params::run(&cx, args).await,
         Command::Store(args) => store::run(&cx, args).await,
         Command::Miner(args) => miner::run(&cx, args).await,

@@ -19,8 +19,10 @@ pub mod snap;
 mod tree;
 pub mod types;
 pub mod unseal;
+mod verifier;
 
 pub use sector_info::{SectorInfo, UpdateInfo};
+pub use verifier::ProofsVerifier;
 
 use sealflow_engine::stage::StageRegistry;
 

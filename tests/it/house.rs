@@ -91,6 +91,22 @@ fn three_floors() {
     }
 }
 
+/// The devnet verifies every proof: what judges proofs otherwise is compiled into tests alone.
+#[test]
+fn the_binary_has_no_verifier_but_the_real_one() {
+    let mark = "sealflow-verifier-of-claims-for-tests";
+    let holders: Vec<PathBuf> = rust_files()
+        .into_iter()
+        .filter(|file| !file.ends_with("tests/it/house.rs"))
+        .filter(|file| std::fs::read_to_string(file).unwrap().contains(mark))
+        .collect();
+    assert_eq!(holders, [root().join("chain/src/devnet/tests/verifier.rs")]);
+    let binary = std::fs::read(env!("CARGO_BIN_EXE_sealflow")).unwrap();
+    let finds = |text: &str| binary.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(finds("Devnet.InjectNotifyFault"), "the devnet is in the binary");
+    assert!(!finds(mark));
+}
+
 #[test]
 fn every_file_says_what_it_is_for() {
     for file in rust_files() {

@@ -143,9 +143,10 @@ const FRAGMENTS: [(&str, AppError); 17] = [
     ("message nonce too low", AppError::NonceTooLow),
     ("nonce too low", AppError::NonceTooLow),
     ("unfulfilled nonce gap", AppError::NonceGap),
+    // Before the next: the text of a replacement that pays too little has both.
+    ("replace by fee", AppError::PremiumTooLow),
     ("already in mpool", AppError::AlreadyKnown),
     ("minimum gas premium", AppError::PremiumTooLow),
-    ("replace by fee", AppError::PremiumTooLow),
     ("too many pending messages", AppError::TooManyPending),
     ("not enough funds", AppError::NotEnoughFunds),
     ("insufficient funds", AppError::NotEnoughFunds),
@@ -281,7 +282,7 @@ mod tests {
             ),
             (
                 1,
-                "replace by fee has too low GasPremium",
+                "message from f1 with nonce 3 already in mpool, increase GasPremium to 5 from 4 to trigger replace by fee: replace by fee has too low GasPremium",
                 AppError::PremiumTooLow,
             ),
             (1, "not enough funds: 0 < 5", AppError::NotEnoughFunds),

@@ -26,14 +26,14 @@ pub enum KeyType {
 }
 
 /// A secret key.
-pub(super) enum SecretKey {
+pub(crate) enum SecretKey {
     Bls(min_pk::SecretKey),
     Secp256k1(Box<SigningKey>),
 }
 
 impl SecretKey {
     /// A new key from the system's randomness.
-    pub(super) fn generate(key_type: KeyType) -> Result<Self, WalletError> {
+    pub(crate) fn generate(key_type: KeyType) -> Result<Self, WalletError> {
         match key_type {
             KeyType::Bls => {
                 let mut seed = Zeroizing::new([0; 32]);
@@ -47,7 +47,7 @@ impl SecretKey {
     }
 
     /// Reads the 32 bytes of a key as Lotus keeps them: little-endian for BLS, big-endian for secp256k1.
-    pub(super) fn from_bytes(key_type: KeyType, bytes: &[u8]) -> Result<Self, WalletError> {
+    pub(crate) fn from_bytes(key_type: KeyType, bytes: &[u8]) -> Result<Self, WalletError> {
         let invalid = |reason: &str| WalletError::Key(reason.into());
         if bytes.len() != 32 {
             return Err(invalid("a private key has 32 bytes"));
@@ -70,7 +70,7 @@ impl SecretKey {
     }
 
     /// The bytes that [`SecretKey::from_bytes`] reads.
-    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         match self {
             Self::Bls(key) => {
                 let big_endian = Zeroizing::new(key.to_bytes());
@@ -83,7 +83,7 @@ impl SecretKey {
         }
     }
 
-    pub(super) fn key_type(&self) -> KeyType {
+    pub(crate) fn key_type(&self) -> KeyType {
         match self {
             Self::Bls(_) => KeyType::Bls,
             Self::Secp256k1(_) => KeyType::Secp256k1,
@@ -91,7 +91,7 @@ impl SecretKey {
     }
 
     /// The address that the key controls.
-    pub(super) fn address(&self) -> Result<Address, WalletError> {
+    pub(crate) fn address(&self) -> Result<Address, WalletError> {
         let address = match self {
             Self::Bls(key) => Address::new_bls(&key.sk_to_pk().compress()),
             Self::Secp256k1(key) => {
@@ -103,7 +103,7 @@ impl SecretKey {
 
     /// Signs bytes as the network does: BLS over the bytes, secp256k1 over their blake2b-256, recoverable and
     /// without randomness (RFC 6979).
-    pub(super) fn sign(&self, bytes: &[u8]) -> Result<Signature, WalletError> {
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Result<Signature, WalletError> {
         match self {
             Self::Bls(key) => Ok(Signature::new_bls(key.sign(bytes, DST, &[]).compress().to_vec())),
             Self::Secp256k1(key) => {

@@ -79,14 +79,14 @@ impl LotusKey {
         Zeroizing::new(hex::encode(&*text))
     }
 
-    pub(super) fn of(key: &SecretKey) -> Self {
+    pub(crate) fn of(key: &SecretKey) -> Self {
         Self {
             key_type: key.key_type(),
             bytes: key.to_bytes(),
         }
     }
 
-    pub(super) fn secret(&self) -> Result<SecretKey, WalletError> {
+    pub(crate) fn secret(&self) -> Result<SecretKey, WalletError> {
         SecretKey::from_bytes(self.key_type, &self.bytes)
     }
 }

@@ -26,7 +26,7 @@ use crate::types::{Address, Message, Protocol};
 
 use audit::Audit;
 use folder::Folder;
-use key::SecretKey;
+pub(crate) use key::SecretKey;
 
 pub use audit::{AuditRecord, Verdict};
 pub use error::WalletError;

@@ -1,0 +1,77 @@
+//! Values as nodes write them, where several calls write the same.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::json::Form;
+use crate::message::{MessageJson, SignedMessage, SignedMessageJson};
+use crate::types::{Cid, Message};
+
+use super::super::chain::{Receipt, Tip};
+use super::super::core::{Core, View};
+use super::RpcError;
+
+/// A key of a tipset as a parameter; null and nothing are the head.
+pub(super) type Key = Option<Vec<Form<Cid>>>;
+
+/// The tipset of a key.
+pub(super) fn tip(core: &Core, key: &Key) -> Result<Arc<Tip>, RpcError> {
+    match key.as_deref() {
+        None | Some([]) => Ok(core.chain.head().clone()),
+        Some([one]) => {
+            let found = core.chain.get(&one.0).cloned();
+            found.ok_or_else(|| RpcError::app(format!("loading tipset: ipld: could not find {}", one.0)))
+        }
+        Some(_) => Err(RpcError::app(
+            "loading tipset: ipld: could not find it; tipsets here have one block",
+        )),
+    }
+}
+
+/// The state of a key.
+pub(super) fn view<'a>(core: &'a Core, key: &Key) -> Result<View<'a>, RpcError> {
+    Ok(core.view(tip(core, key)?)?)
+}
+
+/// A tipset.
+pub(super) fn tipset(tip: &Tip) -> Value {
+    json!({"Cids": [Form(tip.cid)], "Blocks": [tip.block.json()], "Height": tip.height()})
+}
+
+/// The key of a tipset.
+pub(super) fn key(tip: &Tip) -> Value {
+    json!([Form(tip.cid)])
+}
+
+/// A message with its CID.
+pub(super) fn message(message: &Message) -> Value {
+    let mut written = MessageJson::from(message);
+    written.cid = crate::message::cid(message).ok();
+    serde_json::to_value(written).unwrap_or_default()
+}
+
+/// A signed message with its CIDs.
+pub(super) fn signed(signed: &SignedMessage) -> Value {
+    let mut written = serde_json::to_value(SignedMessageJson::from(signed)).unwrap_or_default();
+    written["Message"] = message(&signed.message);
+    if let Ok(cid) = signed.cid() {
+        written["CID"] = serde_json::to_value(Form(cid)).unwrap_or_default();
+    }
+    written
+}
+
+/// The CID by which a message is on the chain.
+pub(super) fn signed_cid(signed: &SignedMessage) -> Result<Cid, RpcError> {
+    signed.cid().map_err(|e| RpcError::app(e.to_string()))
+}
+
+/// What became of a message.
+pub(super) fn receipt(receipt: &Receipt) -> Value {
+    json!({
+        "ExitCode": receipt.exit_code.value(),
+        "Return": Form(receipt.returned.clone()),
+        "GasUsed": receipt.gas_used,
+        "EventsRoot": receipt.events_root.map(Form),
+    })
+}

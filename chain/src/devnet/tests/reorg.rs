@@ -1,0 +1,90 @@
+//! Chains that change: null rounds and reorgs.
+
+use serde_json::json;
+
+use crate::node::AppError;
+use crate::params::precommit;
+use crate::randomness::Tag;
+
+use super::sealing::sector;
+use super::{HEAD, Net, fil};
+
+#[tokio::test]
+async fn a_reorg_takes_a_precommit_away() {
+    let net = Net::start().await;
+    let miner = net.miner().await;
+    let call = precommit(&[sector(&net, 7, &[]).await]).unwrap();
+    let sent = net.send("worker", miner, fil(1), &call).await;
+    assert!(net.client.precommit(&miner, 7, &HEAD).await.unwrap().is_some());
+    net.command("Devnet.Reorg", json!([2, false])).await;
+    net.mine(2).await;
+    assert_eq!(net.client.precommit(&miner, 7, &HEAD).await.unwrap(), None);
+    assert_eq!(net.client.search_message(&sent.message).await.unwrap(), None);
+    assert!(
+        net.client.allocated(&miner, &HEAD).await.unwrap().is_empty(),
+        "the number is free again"
+    );
+    // The tipset that left still answers for itself.
+    let old = net.client.precommit(&miner, 7, &sent.tip_set).await.unwrap();
+    assert!(old.is_some());
+}
+
+#[tokio::test]
+async fn a_reorg_moves_a_message_and_changes_randomness() {
+    let net = Net::start().await;
+    let miner = net.miner().await;
+    let call = precommit(&[sector(&net, 7, &[]).await]).unwrap();
+    net.mine(3).await;
+    let sent = net.send("worker", miner, fil(1), &call).await;
+    let old_epoch = sent.height - 1;
+    let ticket = |epoch| net.client.randomness(Tag::SealTicket, epoch, Some(1000), &HEAD);
+    let (before, unchanged) = (
+        ticket(old_epoch).await.unwrap(),
+        ticket(old_epoch - 5).await.unwrap(),
+    );
+    net.command("Devnet.Reorg", json!([4, true])).await;
+    net.mine(1).await;
+    let again = net.found(&sent.message).await;
+    assert_eq!(again.message, sent.message);
+    assert_ne!(again.tip_set, sent.tip_set);
+    let on_chain = net.client.precommit(&miner, 7, &HEAD).await.unwrap().unwrap();
+    assert_eq!(on_chain.pre_commit_epoch, again.height - 1);
+    assert_ne!(on_chain.pre_commit_epoch, old_epoch, "it landed at another epoch");
+    assert_ne!(ticket(old_epoch).await.unwrap(), before);
+    assert_eq!(ticket(old_epoch - 5).await.unwrap(), unchanged);
+}
+
+#[tokio::test]
+async fn null_rounds() {
+    let net = Net::start().await;
+    net.mine(5).await;
+    net.command("Devnet.SkipNull", json!([3])).await;
+    net.mine(1).await;
+    assert_eq!(net.height().await, 10);
+    for (asked, before, after) in [(5, 5, 5), (6, 5, 9), (8, 5, 9), (9, 9, 9), (10, 10, 10)] {
+        assert_eq!(net.client.tipset_at(asked, &HEAD).await.unwrap().height, before);
+        assert_eq!(net.client.tipset_from(asked, &HEAD).await.unwrap().height, after);
+    }
+    let draw = |tag, epoch| net.client.randomness(tag, epoch, None, &HEAD);
+    // A ticket of a null round is the next one's, drawn for the round; the beacon has every round.
+    let mut seen = std::collections::BTreeSet::new();
+    for epoch in 5..=10 {
+        seen.insert(draw(Tag::SealTicket, epoch).await.unwrap());
+        seen.insert(draw(Tag::SealSeed, epoch).await.unwrap());
+    }
+    assert_eq!(seen.len(), 12);
+    let error = draw(Tag::SealSeed, 11).await.unwrap_err();
+    assert_eq!(error.app(), Some(AppError::FutureRandomness), "{error}");
+    let head = net.client.chain_head().await.unwrap();
+    let parent = net.client.tipset(head.parents()).await.unwrap();
+    assert_eq!(head.timestamp() - parent.timestamp(), 1);
+    let before = net.client.tipset(parent.parents()).await.unwrap();
+    assert_eq!(
+        (
+            parent.height,
+            before.height,
+            parent.timestamp() - before.timestamp()
+        ),
+        (9, 5, 4)
+    );
+}

@@ -3,6 +3,7 @@
 
 mod beacon;
 mod cache;
+pub mod comm_p;
 #[cfg(test)]
 mod golden;
 mod handover;
@@ -11,6 +12,7 @@ mod piece;
 pub mod post;
 mod progress;
 mod proofs;
+mod remote;
 mod replica;
 pub mod seal;
 mod sector_info;

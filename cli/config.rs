@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use sealflow_engine::artifact::SCRATCH;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CliError, Kind};
 use crate::span::Span;
+use crate::stores::Store;
 
 /// The commented default file. A test holds it against [`Config::default`].
 pub(crate) const DEFAULT_TEXT: &str = include_str!("config.default.toml");
@@ -146,13 +148,6 @@ impl Default for Scratch {
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Store {
-    /// Where it is; by default the folder of its name in the home.
-    pub(crate) path: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub(crate) struct Params {
     pub(crate) path: Option<PathBuf>,
 }
@@ -203,19 +198,27 @@ impl Config {
     }
 
     /// What no single setting shows.
-    fn contradiction(&self) -> Option<&'static str> {
+    fn contradiction(&self) -> Option<String> {
         let retention = &self.retention;
         if let (Some(archive), Some(delete)) = (retention.archive_after, retention.delete_archives_after)
             && delete <= archive
         {
-            return Some(
-                "`delete_archives_after` must be more than `archive_after`: both count from a run's end",
-            );
+            let text =
+                "`delete_archives_after` must be more than `archive_after`: both count from a run's end";
+            return Some(text.to_owned());
         }
         if self.chain.confidence < 1 {
-            return Some("`[chain] confidence` must be 1 or more");
+            return Some("`[chain] confidence` must be 1 or more".to_owned());
         }
-        (self.backup.keep == 0).then_some("`[backup] keep` must be 1 or more")
+        for (name, store) in &self.stores {
+            if name == SCRATCH {
+                return Some(format!("[stores.{name}]: this name is for [scratch]"));
+            }
+            if let Some(wrong) = store.contradiction() {
+                return Some(format!("[stores.{name}]: {wrong}"));
+            }
+        }
+        (self.backup.keep == 0).then(|| "`[backup] keep` must be 1 or more".to_owned())
     }
 
     /// Reads the text of a file.
@@ -223,15 +226,11 @@ impl Config {
         toml::from_str(text)
     }
 
-    /// The stores' paths by name, with the default one where none of its name is configured.
-    pub(crate) fn stores(&self) -> BTreeMap<String, PathBuf> {
+    /// The stores by name, with the default one where none of its name is configured.
+    pub(crate) fn stores(&self) -> BTreeMap<String, Store> {
         let mut stores = self.stores.clone();
         stores.entry("store".to_owned()).or_default();
-        let path = |(name, store): (String, Store)| {
-            let path = store.path.unwrap_or_else(|| name.clone().into());
-            (name, path)
-        };
-        stores.into_iter().map(path).collect()
+        stores
     }
 }
 
@@ -304,9 +303,17 @@ mod tests {
         assert_eq!(
             config.stores.remove("store"),
             Some(Store {
-                path: Some("store".into())
+                path: Some("store".into()),
+                weight: Some(1),
+                capacity: Some(bytesize::ByteSize::tib(100)),
+                reserve: Some(bytesize::ByteSize(0)),
+                ..Store::default()
             })
         );
+        // What there is one of only where it is wanted has an example.
+        let bucket = config.stores.remove("bucket").unwrap();
+        assert_eq!(bucket.contradiction(), None);
+        assert!(config.stores.is_empty());
         // What depends on the machine has an example in the file instead of a default.
         config.journal = Journal::default();
         config.params = Params::default();

@@ -22,6 +22,7 @@ mod housekeeping;
 mod machine;
 mod output;
 mod span;
+mod stores;
 mod timeline;
 mod tls;
 mod view;

@@ -41,17 +41,12 @@ fn registry_on(cx: &Context, chain: Option<&Chain>) -> Arc<StageRegistry> {
 
 /// The stores of the configuration, and the scratch folder.
 pub(crate) fn stores(cx: &Context) -> anyhow::Result<Stores> {
-    let mut stores: Vec<Arc<dyn ArtifactStore>> = Vec::new();
-    let mut add = |name: &str, path: &std::path::Path| -> anyhow::Result<()> {
-        let root = cx.home.resolve(path);
-        let store = FilesystemStore::new(name, &root)
-            .with_context(|| format!("store `{name}` at {}", root.display()))?;
-        stores.push(Arc::new(store));
-        Ok(())
-    };
-    add(SCRATCH, &cx.config.scratch.path)?;
-    for (name, path) in cx.config.stores() {
-        add(&name, &path)?;
+    let root = cx.home.resolve(&cx.config.scratch.path);
+    let scratch = FilesystemStore::new(SCRATCH, &root)
+        .with_context(|| format!("store `{SCRATCH}` at {}", root.display()))?;
+    let mut stores: Vec<Arc<dyn ArtifactStore>> = vec![Arc::new(scratch)];
+    for (name, store) in cx.config.stores() {
+        stores.push(store.open(&name, &cx.home)?);
     }
     Ok(Stores::new(stores))
 }

@@ -230,9 +230,9 @@ fn open_files() -> Finding {
 fn disk(cx: &Context) -> Vec<Finding> {
     let mut places = vec![("journal disk", cx.home.root().to_owned())];
     places.push(("scratch disk", cx.home.resolve(&cx.config.scratch.path)));
-    for path in cx.config.stores().values() {
-        places.push(("store disk", cx.home.resolve(path)));
-    }
+    let stores = cx.config.stores();
+    let folders = stores.iter().filter_map(|(name, store)| store.folder(name));
+    places.extend(folders.map(|path| ("store disk", cx.home.resolve(&path))));
     places.push(("parameters disk", cx.params_base.clone()));
     places
         .into_iter()

@@ -2,6 +2,7 @@
 //! the bytes never pass through the journal.
 
 use std::future::Future;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,6 +74,22 @@ pub enum StoreError {
         /// The difference.
         what: String,
     },
+    /// The store is there and says no, and will say it again: wrong credentials, no such bucket, a store for reading only.
+    #[error("store `{store}` refuses: {what}")]
+    Refused {
+        /// The store.
+        store: String,
+        /// Why, and what to do.
+        what: String,
+    },
+    /// The store cannot be had now, or has no room.
+    #[error("store `{store}` is not to be had: {what}")]
+    Unavailable {
+        /// The store.
+        store: String,
+        /// Why, and what to do.
+        what: String,
+    },
     /// The system refused.
     #[error("{what} {}: {source}", path.display())]
     Io {
@@ -91,10 +108,92 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Called with the bytes that are safely there so far.
 pub type BytesDone<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
+/// One file that a store has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStat {
+    /// Its path in the folder, with `/` between the parts; empty for a file that is no part of a folder.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its content (`sha256:…`) as it was when it was put, if the store remembers that.
+    pub digest: Option<String>,
+}
+
+/// What a store has under a key, as far as it knows without reading all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// The file, or the files of the folder by their paths.
+    pub files: Vec<FileStat>,
+}
+
+impl Stat {
+    /// The bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// The file of this path in the folder.
+    pub fn file(&self, path: &str) -> Option<&FileStat> {
+        self.files.iter().find(|file| file.path == path)
+    }
+}
+
+/// What an operator says of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How much of what may go to several stores goes to this one, against the others.
+    pub weight: u32,
+    /// Bytes that may be stored in it; without a limit if nothing is said.
+    pub capacity: Option<u64>,
+    /// Bytes that are to stay free in it.
+    pub reserve: u64,
+    /// Whether nothing may be written to it.
+    pub read_only: bool,
+    /// The miners whose sectors may be put here; all if there are none.
+    pub allow_miners: Vec<u64>,
+    /// The miners whose sectors may not be put here.
+    pub deny_miners: Vec<u64>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            capacity: None,
+            reserve: 0,
+            read_only: false,
+            allow_miners: Vec::new(),
+            deny_miners: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// Whether sectors of this miner may be put here.
+    pub fn admits(&self, miner: u64) -> bool {
+        (self.allow_miners.is_empty() || self.allow_miners.contains(&miner))
+            && !self.deny_miners.contains(&miner)
+    }
+}
+
+/// The most bytes that one [`ArtifactStore::read`] gives.
+pub const READ_LIMIT: u64 = 32 << 20;
+
+/// The most names that one [`ArtifactStore::list`] gives.
+pub const LIST_LIMIT: usize = 1000;
+
 /// A place that keeps artifacts. Every implementation passes the same conformance suite.
 pub trait ArtifactStore: Send + Sync + 'static {
     /// The store's name in artifacts.
     fn name(&self) -> &str;
+
+    /// What kind of store it is: `filesystem`, `s3`.
+    fn kind(&self) -> &'static str;
+
+    /// What the operator says of it.
+    fn policy(&self) -> &Policy;
 
     /// The local path of a key, if the store has such paths.
     ///
@@ -126,8 +225,23 @@ pub trait ArtifactStore: Send + Sync + 'static {
     /// Removes what is under the key. It is no error if nothing is there.
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()>;
 
-    /// Bytes that can still be stored, if the store knows.
-    fn free(&self) -> Result<Option<u64>, StoreError>;
+    /// What is under a key; nothing of it is read. None if nothing is there.
+    fn stat<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stat>>;
+
+    /// Reads a range of one file, at most [`READ_LIMIT`] bytes: of the file under the key if `file` is empty, else of
+    /// the file of this path in the folder under the key. A range that is not wholly in the file is
+    /// [`StoreError::Damaged`].
+    fn read<'a>(&'a self, key: &'a str, file: &'a str, range: Range<u64>) -> StoreFuture<'a, Vec<u8>>;
+
+    /// The names right below a key (below the root if it is empty), in order, those after `after`; at most
+    /// [`LIST_LIMIT`]. None if nothing is there.
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> StoreFuture<'a, Vec<String>>;
+
+    /// Copies a file or folder to another key in the same store.
+    fn copy<'a>(&'a self, from: &'a str, to: &'a str) -> StoreFuture<'a, Artifact>;
+
+    /// Bytes that can still be stored, if the store knows: without what the operator reserves.
+    fn free(&self) -> StoreFuture<'_, Option<u64>>;
 }
 
 /// The stores of a process, by name.
@@ -166,9 +280,12 @@ impl Stores {
     pub fn local_path(&self, artifact: &Artifact) -> Result<PathBuf, StoreError> {
         self.get(&artifact.store)?
             .local_path(&artifact.key)?
-            .ok_or_else(|| StoreError::Missing {
+            .ok_or_else(|| StoreError::Refused {
                 store: artifact.store.clone(),
-                key: artifact.key.clone(),
+                what: format!(
+                    "it has no local paths, and this work needs `{}` as a local file",
+                    artifact.key
+                ),
             })
     }
 
@@ -197,6 +314,18 @@ pub fn attempt_folder(subject: &Subject, key: &AttemptKey) -> String {
 /// C1, bound to the host, used by one attempt at a time.
 pub fn cache_folder(subject: &Subject) -> String {
     format!("{}/cache", subject.folder())
+}
+
+/// Checks the path of a file in a folder: parts between `/`, none of them empty or a step up.
+///
+/// # Errors
+/// [`StoreError::BadKey`].
+pub fn check_file(path: &str) -> Result<(), StoreError> {
+    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
+    if path.len() > 1024 || path.chars().any(char::is_control) || path.split('/').any(bad_part) {
+        return Err(StoreError::BadKey(path.chars().take(80).collect()));
+    }
+    Ok(())
 }
 
 /// Checks a key that came from outside.

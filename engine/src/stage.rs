@@ -380,6 +380,8 @@ impl From<StoreError> for Failure {
             StoreError::Io { what, path, source } => Failure::io(what, path, source),
             StoreError::Unknown { .. } => Failure::permanent("unknown_store", error.to_string()),
             StoreError::BadKey(_) => Failure::permanent("bad_key", error.to_string()),
+            StoreError::Refused { .. } => Failure::permanent("store_refused", error.to_string()),
+            StoreError::Unavailable { .. } => Failure::transient("store_unavailable", error.to_string()),
             StoreError::Missing { .. } => Failure::permanent("artifact_missing", error.to_string()),
             StoreError::Damaged { .. } => Failure::permanent("artifact_damaged", error.to_string()),
         }

@@ -4,6 +4,7 @@
 mod beacon;
 mod cache;
 pub mod chain;
+pub mod comm_p;
 #[cfg(test)]
 mod golden;
 mod handover;
@@ -12,6 +13,7 @@ mod piece;
 pub mod post;
 mod progress;
 mod proofs;
+mod remote;
 mod replica;
 pub mod seal;
 mod sector_info;

@@ -42,6 +42,16 @@ fn size(path: &Path) -> Result<u64, String> {
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// The auxiliary file.
+pub(crate) const P_AUX: &str = "p_aux";
+
+/// The files that proofs of spacetime need of a sector's cache: the auxiliary file, then the files of the last tree.
+pub(crate) fn kept_names(sector_bytes: u64) -> Vec<String> {
+    let trees = last_trees(Path::new(""), sector_bytes);
+    let names = trees.into_iter().map(|path| path.to_string_lossy().into_owned());
+    std::iter::once(P_AUX.to_owned()).chain(names).collect()
+}
+
 /// The files of the last tree: one for each of the trees that a large sector is made of.
 fn last_trees(cache: &Path, sector_bytes: u64) -> Vec<PathBuf> {
     let count = match sector_bytes >> 30 {
@@ -57,7 +67,7 @@ fn last_trees(cache: &Path, sector_bytes: u64) -> Vec<PathBuf> {
 /// The commitment that the auxiliary file in a cache folder stands for: the hash of comm_c and comm_r_last,
 /// which are all that it holds.
 fn comm_r_of(cache: &Path) -> Result<CommR, String> {
-    let path = cache.join("p_aux");
+    let path = cache.join(P_AUX);
     let damaged = || format!("{} is damaged", path.display());
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     if bytes.len() != 64 {

@@ -2,10 +2,12 @@
 //! that are kept beside it, so that a store alone tells everything.
 
 use schemars::JsonSchema;
+use sealflow_engine::artifact::{Artifact, StoreError, Stores};
 use sealflow_engine::failure::Failure;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use serde_json::Value;
 
+use crate::remote;
 use crate::types::{ActorId, CommD, CommR, PieceInfo, SealProof, SectorNumber, Ticket, UpdateProof};
 
 /// A sealed sector.
@@ -33,14 +35,12 @@ impl SectorInfo {
     /// The version that is written.
     pub const VERSION: u32 = 1;
 
-    /// Reads a file.
+    /// Reads a file of any store, if it is there.
     ///
     /// # Errors
     /// It cannot be read, or is of a newer version or no such file.
-    pub fn read(path: &Path) -> Result<Self, Failure> {
-        let info: Self = read(path)?;
-        check_version(path, info.version, Self::VERSION)?;
-        Ok(info)
+    pub(crate) async fn read(stores: &Stores, store: &str, key: &str) -> Result<Option<Self>, Failure> {
+        read(stores, store, key, Self::VERSION).await
     }
 }
 
@@ -70,34 +70,41 @@ impl UpdateInfo {
     /// The version that is written.
     pub const VERSION: u32 = 1;
 
-    /// Reads a file.
+    /// Reads a file of any store, if it is there.
     ///
     /// # Errors
     /// It cannot be read, or is of a newer version or no such file.
-    pub fn read(path: &Path) -> Result<Self, Failure> {
-        let info: Self = read(path)?;
-        check_version(path, info.version, Self::VERSION)?;
-        Ok(info)
+    pub(crate) async fn read(stores: &Stores, store: &str, key: &str) -> Result<Option<Self>, Failure> {
+        read(stores, store, key, Self::VERSION).await
     }
 }
 
-fn damaged(path: &Path, why: impl std::fmt::Display) -> Failure {
-    Failure::permanent("artifact_damaged", format!("{}: {why}", path.display()))
+/// The failure of an artifact that is not in its store.
+pub(crate) fn missing(artifact: &Artifact) -> Failure {
+    let (store, key) = (artifact.store.clone(), artifact.key.clone());
+    StoreError::Missing { store, key }.into()
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let bytes = std::fs::read(path).map_err(|error| Failure::io("read", path, &error))?;
-    serde_json::from_slice(&bytes).map_err(|error| damaged(path, error))
-}
-
-fn check_version(path: &Path, found: u32, known: u32) -> Result<(), Failure> {
-    if found > known {
-        return Err(damaged(
-            path,
-            format!("version {found} is newer than this sealflow"),
-        ));
+/// Reads a description, whose version is no newer than this.
+async fn read<T: serde::de::DeserializeOwned>(
+    stores: &Stores,
+    store: &str,
+    key: &str,
+    known: u32,
+) -> Result<Option<T>, Failure> {
+    let Some(bytes) = remote::small(stores, store, key).await? else {
+        return Ok(None);
+    };
+    let damaged =
+        |why: String| Failure::permanent("artifact_damaged", format!("`{key}` in `{store}`: {why}"));
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let found = value["version"].as_u64().unwrap_or(0);
+    if found > u64::from(known) {
+        return Err(damaged(format!("version {found} is newer than this sealflow")));
     }
-    Ok(())
+    serde_json::from_value(value)
+        .map(Some)
+        .map_err(|error| damaged(error.to_string()))
 }
 
 /// A sector's name in stores, as Lotus and its kin write it: `s-t01000-7`.

@@ -1,7 +1,8 @@
 //! Gives data back from a sealed sector: a whole piece, or a range of it, byte for byte. Of a sector that took
 //! data by an update it gives that data.
 //!
-//! **Reads** the replica and the description of the sector; its update, if there is one.
+//! **Reads** the replica and the description of the sector; its update, if there is one. Of a store without local
+//! paths only the range that is asked for.
 //!
 //! **Writes** the output file, under a temporary name until it is whole; layers into the attempt's own
 //! folder, removed at the end.
@@ -13,6 +14,8 @@
 //! - `no_such_piece`, `range_outside` (permanent): the sector has no such data.
 //! - `output_exists` (permanent): a file that is not this one's earlier result is in the way.
 //! - `artifact_missing`, `artifact_damaged` (permanent): the sector's files are not whole.
+//! - `store_refused` (permanent): the store refuses to be read; the message says why.
+//! - `store_unavailable` (transient): the store does not answer; tried again.
 //! - `no_space` (transient): free space; it is tried again.
 //! - `bad_answer` (transient): another program gave too little; tried again. What it gave is not compared with
 //!   the piece's commitment.
@@ -37,7 +40,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::sector_info::{SectorInfo, UpdateInfo};
+use crate::remote::{self, Counter, Work};
+use crate::sector_info::{SectorInfo, UpdateInfo, missing};
 use crate::snap::decode::decode;
 use crate::types::{LocalPath, PieceInfo};
 use crate::{progress, proofs};
@@ -148,27 +152,9 @@ pub struct Held {
     range: Wanted,
 }
 
-/// The attempt's own folder. It goes when the attempt ends, however that is.
-struct Work(PathBuf);
-
-impl Work {
-    fn groups(&self) -> PathBuf {
-        self.0.join("groups")
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if let Err(error) = durable::remove(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a working folder stays");
-        }
-        // The run's and the sector's folders go too, if nothing else is in them.
-        for folder in self.0.ancestors().skip(1).take(2) {
-            if std::fs::remove_dir(folder).is_err() {
-                break;
-            }
-        }
-    }
+/// Where the groups that hold the range are written.
+fn groups(work: &Work) -> PathBuf {
+    work.0.join("groups")
 }
 
 impl WireStage for Unseal {
@@ -179,14 +165,15 @@ impl WireStage for Unseal {
     type Held = Held;
 
     async fn prepare(&self, cx: &StageContext, input: &Arc<Input>, _: Place) -> Result<Next<Self>, Failure> {
-        let source = Source::open(cx, input)?;
         let work = Work(cx.attempt_dir()?);
+        let source = Source::open(cx, input, &work).await?;
+        let range = wanted(&source, input)?;
+        source.bring(cx, input, &range).await?;
         let (cx2, input) = (cx.clone(), input.clone());
         cx.blocking(move || {
-            let range = wanted(&source, &input)?;
             if let Some((update, of)) = &source.update {
                 progress::phase(&cx2, "taking the data off the update");
-                decode(update, &source.sealed, of, range.groups.clone(), &work.groups())?;
+                decode(update, &source.sealed, of, range.groups.clone(), &groups(&work))?;
                 return publish(&work, &range, &input).map(|output| Next::End(Outcome::Done(output)));
             }
             progress::phase(&cx2, "computing the layers again");
@@ -199,7 +186,7 @@ impl WireStage for Unseal {
                 ticket: info.ticket.0,
                 cache_dir: work.0.clone(),
                 sealed_file: source.sealed.clone(),
-                unsealed_output: work.groups(),
+                unsealed_output: groups(&work),
                 offset: range.groups.start,
                 num_bytes: range.groups.end - range.groups.start,
             };
@@ -229,7 +216,7 @@ impl WireStage for Unseal {
     fn finish(&self, _: &StageContext, input: &Input, held: Held, count: u64) -> Result<Next<Self>, Failure> {
         let Held { work, range } = held;
         let bytes = range.groups.end - range.groups.start;
-        let written = std::fs::metadata(work.groups()).map_or(0, |meta| meta.len());
+        let written = std::fs::metadata(groups(&work)).map_or(0, |meta| meta.len());
         if count != bytes || written != bytes {
             let text = format!("{count} of {bytes} bytes were given, and {written} written");
             return Err(Failure::transient("bad_answer", text));
@@ -246,26 +233,51 @@ struct Source {
 }
 
 impl Source {
-    fn open(cx: &StageContext, input: &Input) -> Result<Self, Failure> {
-        let described = cx.local_path(&input.sector_info)?;
-        let info = SectorInfo::read(&described)?;
+    async fn open(cx: &StageContext, input: &Input, work: &Work) -> Result<Self, Failure> {
+        let (stores, described) = (&cx.stores, &input.sector_info);
+        let info = SectorInfo::read(stores, &described.store, &described.key).await?;
+        let info = info.ok_or_else(|| missing(described))?;
         let mut update = None;
         if let (Some(artifact), Some(described)) = (&input.update, &input.update_info) {
-            let described = cx.local_path(described)?;
-            let of = UpdateInfo::read(&described)?;
+            let of = UpdateInfo::read(stores, &described.store, &described.key).await?;
+            let of = of.ok_or_else(|| missing(described))?;
             if of.comm_r_old != info.comm_r {
                 let text = format!(
-                    "{} is an update of the replica {}, not of {}",
-                    described.display(),
-                    of.comm_r_old,
-                    info.comm_r
+                    "`{}` is an update of the replica {}, not of {}",
+                    described.key, of.comm_r_old, info.comm_r
                 );
                 return Err(Failure::permanent("artifact_damaged", text));
             }
-            update = Some((cx.local_path(artifact)?, of));
+            update = Some((local_or_hole(cx, artifact, &work.0.join("update")).await?, of));
         }
-        let sealed = cx.local_path(&input.sealed)?;
+        let sealed = local_or_hole(cx, &input.sealed, &work.0.join("sealed")).await?;
         Ok(Self { sealed, info, update })
+    }
+
+    /// Brings the range out of stores without local paths.
+    async fn bring(&self, cx: &StageContext, input: &Input, range: &Wanted) -> Result<(), Failure> {
+        let padded = range.groups.start / 127 * 128..range.groups.end / 127 * 128;
+        let ranges = std::slice::from_ref(&padded);
+        let update = input.update.as_ref().zip(self.update.as_ref());
+        let update = update.map(|(artifact, (path, _))| (artifact, path));
+        let counter = Counter::default();
+        for (artifact, path) in std::iter::once((&input.sealed, &self.sealed)).chain(update) {
+            let store = cx.stores.get(&artifact.store)?;
+            if store.local_path(&artifact.key)?.is_some() {
+                continue;
+            }
+            progress::phase(cx, format!("reading the range from `{}`", artifact.store));
+            remote::fill(&**store, (&artifact.key, ""), ranges, path, &counter).await?;
+        }
+        let reads = counter.reads(1);
+        if reads.bytes > 0 {
+            tracing::info!(
+                bytes = reads.bytes,
+                requests = reads.requests,
+                "read the range of a sector"
+            );
+        }
+        Ok(())
     }
 
     fn pieces(&self) -> &[PieceInfo] {
@@ -289,6 +301,17 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// The local path of an artifact; of one in a store without such paths, a file of its size with nothing in it.
+async fn local_or_hole(cx: &StageContext, artifact: &Artifact, hole: &Path) -> Result<PathBuf, Failure> {
+    let store = cx.stores.get(&artifact.store)?;
+    if let Some(path) = store.local_path(&artifact.key)? {
+        return Ok(path);
+    }
+    let stat = store.stat(&artifact.key).await?;
+    remote::hole(hole, stat.ok_or_else(|| missing(artifact))?.bytes())?;
+    Ok(hole.to_owned())
 }
 
 /// A range of the sector's data.
@@ -347,7 +370,7 @@ fn wanted(source: &Source, input: &Input) -> Result<Wanted, Failure> {
 
 /// Cuts the range out of the groups, and gives it its name.
 fn publish(work: &Work, range: &Wanted, input: &Input) -> Result<Output, Failure> {
-    let (groups, target) = (work.groups(), &range.target);
+    let (groups, target) = (groups(work), &range.target);
     let partial = durable::temporary(target);
     let failure = |error: io::Error| Failure::io("write", &partial, &error);
     let mut file = File::open(&groups).map_err(|error| Failure::io("open", &groups, &error))?;

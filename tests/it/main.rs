@@ -17,6 +17,7 @@ mod executors;
 mod house;
 mod http_pieces;
 mod migrate;
+mod object_storage;
 mod offline_seal;
 mod post;
 mod processors;

@@ -1,5 +1,6 @@
-//! `sealflow store`: the durable history as a whole.
+//! `sealflow store`: the durable history as a whole, and the stores of sealed sectors.
 
+mod list;
 mod restore;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use crate::exit::{CliError, Kind};
 use crate::span::now_ms;
 use crate::{backup, output, wire};
 
-/// Check, back up and restore the durable history
+/// Check, back up and restore the durable history; list the stores of sealed sectors
 ///
-/// But for `backup` the daemon must not run: the store belongs to one process at a time.
+/// For `check` and `restore` the daemon must not run: the history belongs to one process at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,6 +26,20 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List the stores of sealed sectors
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a store of sealed sectors what is in it, and whether it answers
+    Show {
+        /// Its name in the configuration
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say whether every invariant that can be seen in the store holds, and its artifacts are there
     Check {
         /// Read every stored file too, and compare its checksum
@@ -55,6 +70,8 @@ enum Command {
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     match args.command {
+        Command::List { json } => list::list(cx, json),
+        Command::Show { name, json } => list::show(cx, &name, json).await,
         Command::Check { deep, json } => {
             let stores = wire::stores(cx)?;
             let journal = wire::journal(cx, false).await?;

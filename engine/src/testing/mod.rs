@@ -10,6 +10,7 @@ mod clock;
 mod formats;
 mod journal_suite;
 mod memory;
+mod memory_store;
 mod sample;
 #[cfg(test)]
 mod sim;
@@ -18,5 +19,6 @@ mod store_suite;
 pub use clock::SimClock;
 pub use journal_suite::{commit, journal_suite};
 pub use memory::MemoryJournal;
+pub use memory_store::MemoryStore;
 pub use sample::SampleRun;
 pub use store_suite::artifact_store_suite;

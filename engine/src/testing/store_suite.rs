@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::artifact::{Artifact, ArtifactStore, StoreError};
+use crate::artifact::{Artifact, ArtifactStore, READ_LIMIT, StoreError};
 
 /// Runs every check. `fresh` makes an empty store; `folder` is an empty local folder.
 ///
@@ -23,6 +23,9 @@ pub async fn artifact_store_suite<S: ArtifactStore>(fresh: impl AsyncFn() -> S, 
     what_is_not_there(&fresh().await, &local("missing")).await;
     wrong_records_are_noticed(&fresh().await, &local("wrong")).await;
     keys_stay_inside(&fresh().await, &local("keys")).await;
+    ranges_come_back(&fresh().await, &local("ranges")).await;
+    what_is_there_is_listed(&fresh().await, &local("list")).await;
+    copies_are_alike(&fresh().await, &local("copies")).await;
 }
 
 fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
@@ -75,7 +78,7 @@ async fn files_come_back(store: &impl ArtifactStore, folder: &Path) {
             assert_eq!(std::fs::read(path).expect("reading"), content);
         }
     }
-    store.free().expect("the free space");
+    store.free().await.expect("the free space");
 }
 
 async fn folders_come_back(store: &impl ArtifactStore, folder: &Path) {
@@ -246,4 +249,102 @@ async fn keys_stay_inside(store: &impl ArtifactStore, folder: &Path) {
             "{key}"
         );
     }
+}
+
+async fn ranges_come_back(store: &impl ArtifactStore, folder: &Path) {
+    let content = noise(300_000, 5);
+    let from = file(folder, "in", &content);
+    put(store, "a/b", &from).await;
+    for range in [0..1, 0..300_000, 299_999..300_000, 1000..1000, 4095..70_001] {
+        let read = store.read("a/b", "", range.clone()).await.expect("reading");
+        let wanted = usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small");
+        assert!(read == content[wanted], "{range:?}");
+    }
+    for outside in [299_999..300_001, 400_000..400_010] {
+        let read = store.read("a/b", "", outside.clone()).await;
+        assert!(
+            matches!(read, Err(StoreError::Damaged { .. })),
+            "{outside:?}: {:?}",
+            read.map(|bytes| bytes.len())
+        );
+    }
+    assert!(
+        store.read("a/b", "", 0..READ_LIMIT + 1).await.is_err(),
+        "one read is bounded"
+    );
+    assert!(matches!(
+        store.read("a/none", "", 0..1).await,
+        Err(StoreError::Missing { .. })
+    ));
+    let tree = folder.join("tree");
+    file(&tree, "x/y", b"0123456789");
+    put(store, "a/tree", &tree).await;
+    assert_eq!(store.read("a/tree", "x/y", 3..6).await.expect("reading"), b"345");
+    assert!(matches!(
+        store.read("a/tree", "x/z", 0..1).await,
+        Err(StoreError::Missing { .. })
+    ));
+    for bad in ["../b", "/etc/passwd", "x//y", "x/../../b"] {
+        let read = store.read("a/tree", bad, 0..1).await;
+        assert!(matches!(read, Err(StoreError::BadKey(_))), "{bad}: {read:?}");
+    }
+}
+
+async fn what_is_there_is_listed(store: &impl ArtifactStore, folder: &Path) {
+    assert_eq!(store.stat("a/b").await.expect("looking"), None);
+    assert!(store.list("", None).await.expect("listing").is_empty());
+    assert!(store.list("a", None).await.expect("listing").is_empty());
+    let from = file(folder, "in", &noise(1000, 5));
+    let artifact = put(store, "a/b", &from).await;
+    let stat = store.stat("a/b").await.expect("looking").expect("a file");
+    assert_eq!((stat.is_folder, stat.bytes(), stat.files.len()), (false, 1000, 1));
+    assert_eq!(stat.files[0].path, "");
+    let digest = &stat.files[0].digest;
+    assert!(
+        digest.is_none() || *digest == artifact.digest,
+        "a digest that is remembered is the right one"
+    );
+    let tree = folder.join("tree");
+    file(&tree, "p_aux", &noise(64, 1));
+    file(&tree, "x/y", &noise(10, 2));
+    put(store, "a/tree", &tree).await;
+    let stat = store.stat("a/tree").await.expect("looking").expect("a folder");
+    assert_eq!((stat.is_folder, stat.bytes()), (true, 74));
+    let paths: Vec<_> = stat.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["p_aux", "x/y"]);
+    put(store, "c", &from).await;
+    assert_eq!(store.list("", None).await.expect("listing"), ["a", "c"]);
+    assert_eq!(store.list("a", None).await.expect("listing"), ["b", "tree"]);
+    assert_eq!(store.list("a", Some("b")).await.expect("listing"), ["tree"]);
+    store.delete("a/tree").await.expect("deleting");
+    assert_eq!(store.stat("a/tree").await.expect("looking"), None);
+    assert_eq!(store.list("a", None).await.expect("listing"), ["b"]);
+    assert!(matches!(store.stat("../a").await, Err(StoreError::BadKey(_))));
+    assert!(matches!(
+        store.list("../a", None).await,
+        Err(StoreError::BadKey(_))
+    ));
+}
+
+async fn copies_are_alike(store: &impl ArtifactStore, folder: &Path) {
+    let from = file(folder, "in", &noise(100_000, 9));
+    let artifact = put(store, "a/b", &from).await;
+    let copy = store.copy("a/b", "d/e").await.expect("copying");
+    assert_eq!((copy.bytes, &copy.digest), (artifact.bytes, &artifact.digest));
+    store.verify(&copy).await.expect("verifying");
+    let tree = folder.join("tree");
+    file(&tree, "x/y", &noise(10, 2));
+    let artifact = put(store, "a/tree", &tree).await;
+    let copy = store.copy("a/tree", "d/tree").await.expect("copying");
+    assert_eq!(copy.digest, artifact.digest);
+    store.delete("a/tree").await.expect("deleting");
+    store.verify(&copy).await.expect("verifying");
+    assert!(matches!(
+        store.copy("a/none", "d/none").await,
+        Err(StoreError::Missing { .. })
+    ));
+    assert!(matches!(
+        store.copy("a/b", "../e").await,
+        Err(StoreError::BadKey(_))
+    ));
 }

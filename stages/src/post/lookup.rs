@@ -19,7 +19,7 @@ pub(super) fn local_path(stores: &Stores, place: &Place) -> Result<PathBuf, Fail
 }
 
 /// The replicas, by number, and their size.
-pub(super) fn replicas(
+pub(super) async fn replicas(
     stores: &Stores,
     miner: ActorId,
     sectors: &Sectors,
@@ -32,7 +32,7 @@ pub(super) fn replicas(
         let replica = match one {
             SectorRef::Whole { proof_type, replica } => Some((proof_type.sector_bytes(), replica.clone())),
             SectorRef::Described { store: own, .. } => {
-                described(stores, miner, number, own.as_deref().unwrap_or(store))?
+                described(stores, miner, number, own.as_deref().unwrap_or(store)).await?
             }
         };
         let Some(replica) = replica else {
@@ -67,36 +67,34 @@ pub(super) fn replicas(
 }
 
 /// The replica that the descriptions in a store tell of; the update, if there is one.
-fn described(
+async fn described(
     stores: &Stores,
     miner: ActorId,
     sector: SectorNumber,
     store: &str,
 ) -> Result<Option<(u64, Replica)>, Failure> {
     let name = store_name(miner, sector);
-    let place = |key: String| Place {
-        store: store.to_owned(),
-        key,
+    let replica = |comm_r, sealed: &str, cache: &str| {
+        let place = |kind: &str| Place {
+            store: store.to_owned(),
+            key: format!("{kind}/{name}"),
+        };
+        Replica {
+            sector,
+            comm_r,
+            sealed: place(sealed),
+            cache: place(cache),
+        }
     };
-    let replica = |comm_r, sealed: &str, cache: &str| Replica {
-        sector,
-        comm_r,
-        sealed: place(format!("{sealed}/{name}")),
-        cache: place(format!("{cache}/{name}")),
-    };
-    let path = local_path(stores, &place(format!("sector/{name}.update.json")))?;
-    if path.exists() {
-        let info = UpdateInfo::read(&path)?;
+    if let Some(info) = UpdateInfo::read(stores, store, &format!("sector/{name}.update.json")).await? {
         let replica = replica(info.comm_r_new, "update", "update-cache");
         return Ok(Some((info.update_proof_type.sector_bytes(), replica)));
     }
-    let path = local_path(stores, &place(format!("sector/{name}.json")))?;
-    if !path.exists() {
-        return Ok(None);
-    }
-    let info = SectorInfo::read(&path)?;
-    Ok(Some((
-        info.proof_type.sector_bytes(),
-        replica(info.comm_r, "sealed", "cache"),
-    )))
+    let info = SectorInfo::read(stores, store, &format!("sector/{name}.json")).await?;
+    Ok(info.map(|info| {
+        (
+            info.proof_type.sector_bytes(),
+            replica(info.comm_r, "sealed", "cache"),
+        )
+    }))
 }

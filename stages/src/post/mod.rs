@@ -1,9 +1,11 @@
 //! The stages of proofs of spacetime: for a deadline (window), in the order in which
 //! `window_post_offline.toml` runs them, and for a block (winning).
 
+mod fetch;
 mod lookup;
 pub mod post_challenge;
 pub(crate) mod prove;
+mod ranges;
 pub mod verify_post;
 pub mod window_post;
 pub mod window_post_snark;

@@ -11,8 +11,8 @@
 //! **Fails**
 //! - `unknown_sector` (permanent): the store does not describe such a sector; the message says what to do.
 //! - `no_sectors`, `sector_twice`, `mixed_sizes` (permanent): start again with other `sectors`.
-//! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
-//!   read in place.
+//! - `unknown_store`, `store_refused` (permanent): no store of this name is configured, or it refuses to be read.
+//! - `store_unavailable` (transient): the store does not answer; tried again.
 //! - `artifact_damaged` (permanent): a description is not whole.
 
 use schemars::JsonSchema;
@@ -69,10 +69,10 @@ impl Stage for PostChallenge {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
+        let store = input.store.as_deref().unwrap_or("store");
+        let (bytes, replicas) = lookup::replicas(&cx.stores, input.miner, &input.sectors, store).await?;
         let cx2 = cx.clone();
         cx.blocking(move || {
-            let store = input.store.as_deref().unwrap_or("store");
-            let (bytes, replicas) = lookup::replicas(&cx2.stores, input.miner, &input.sectors, store)?;
             let post_proof_type = PostProof::window(bytes).ok_or_else(|| {
                 Failure::permanent("mixed_sizes", format!("no proof for sectors of {bytes} bytes"))
             })?;

@@ -19,8 +19,10 @@ use sealflow_engine::stage::{Progress, StageContext};
 use sealflow_engine::wire::Reporter;
 use serde::{Deserialize, Serialize};
 
+use super::fetch::Remote;
 use super::{lookup, verify_post};
 use crate::params::{ParamKind, ParamSet, ParamsDir};
+use crate::remote::RemoteReads;
 use crate::seal::proof_parameters;
 use crate::types::{
     ActorId, CommR, Fault, Post, PostPartition, PostProof, PostRandomness, ProvedSector, Replica,
@@ -43,6 +45,9 @@ pub(super) struct Vanilla {
     pub(super) proved: Vec<(ProvedSector, String)>,
     /// The others, by number.
     pub(super) faults: Vec<Fault>,
+    /// What was read of stores without local paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reads: Option<RemoteReads>,
 }
 
 /// A task of `vc-processors` for proofs of spacetime.
@@ -60,6 +65,24 @@ pub struct Task {
     /// proof: so programs have it there.
     #[serde(skip)]
     pub(super) leave_out: bool,
+}
+
+#[cfg(test)]
+impl Task {
+    pub(super) fn for_test(
+        miner: ActorId,
+        proof: PostProof,
+        seed: PostRandomness,
+        replicas: Vec<TaskReplica>,
+    ) -> Self {
+        Self {
+            miner_id: miner.0,
+            proof_type: proof.0,
+            replicas,
+            seed: seed.0,
+            leave_out: false,
+        }
+    }
 }
 
 /// A replica of a task.
@@ -107,13 +130,22 @@ pub(super) fn faults(reasons: Reasons) -> Vec<Fault> {
 /// Looks at each sector's files and proves it by itself. One that is missing, damaged or another than it should
 /// be is a fault.
 pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failure> {
-    let (good, mut reasons) = look(cx, job)?;
-    let (proved, late) = prove_all(&task(job, &good, true), &Reporter::of(cx))?;
-    reasons.extend(late);
-    Ok(Vanilla {
-        proved,
-        faults: faults(reasons),
-    })
+    let mut looked = look(cx, job)?;
+    loop {
+        bring(job, &mut looked)?;
+        let alone = looked.remote.is_empty();
+        let (proved, late) = prove_all(&task(job, &looked.good, alone), &Reporter::of(cx))?;
+        looked.good.retain(|sector, _| !late.contains_key(sector));
+        let again = !alone && !late.is_empty() && !looked.good.is_empty();
+        looked.reasons.extend(late);
+        if !again {
+            return Ok(Vanilla {
+                proved,
+                faults: faults(looked.reasons),
+                reads: looked.remote.reads(),
+            });
+        }
+    }
 }
 
 /// Sectors with their vanilla proofs, in hexadecimal, by number.
@@ -162,9 +194,36 @@ fn check_count(job: &Job<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Looks at the files of every replica. A store that is not configured is no fault of the sector.
-pub(super) fn look(cx: &StageContext, job: &Job<'_>) -> Result<(Good, Reasons), Failure> {
+/// The sectors of a partition after a look at their files.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// Those that can be proved, as far as can be seen.
+    pub(super) good: Good,
+    /// Why not, of the others.
+    pub(super) reasons: Reasons,
+    /// Those whose files are in stores without local paths.
+    pub(super) remote: Remote,
+}
+
+/// Brings what the challenges need of sectors that are in stores without local paths. One whose ranges cannot be had
+/// is good no more, which before V1_2 changes the challenges of the others. Blocks.
+pub(super) fn bring(job: &Job<'_>, looked: &mut Looked) -> Result<(), Failure> {
+    while !looked.remote.is_empty() && !looked.good.is_empty() {
+        let asked = challenges(&task(job, &looked.good, false), looked.good.keys())?;
+        let failed = looked.remote.bring(&asked);
+        if failed.is_empty() {
+            break;
+        }
+        looked.good.retain(|sector, _| !failed.contains_key(sector));
+        looked.reasons.extend(failed);
+    }
+    Ok(())
+}
+
+/// Looks at the files of every replica. A store that is not configured is no fault of the sector. Blocks.
+pub(super) fn look(cx: &StageContext, job: &Job<'_>) -> Result<Looked, Failure> {
     check_count(job)?;
+    let remote = Remote::of(cx, job.proof_type, &job.partition.replicas)?;
     let bytes = job.proof_type.sector_bytes();
     let one = |replica: &Replica| {
         let opened = TaskReplica {
@@ -180,20 +239,26 @@ pub(super) fn look(cx: &StageContext, job: &Job<'_>) -> Result<(Good, Reasons), 
         .partition
         .replicas
         .par_iter()
+        .filter(|replica| !remote.has(replica.sector))
         .map(one)
         .collect::<Result<_, Failure>>()?;
-    let (mut good, mut faults) = (Good::new(), Reasons::new());
+    let (mut good, mut reasons) = (Good::new(), Reasons::new());
     for (sector, opened, wrong) in looked {
         match wrong {
             None => drop(good.insert(sector, opened)),
-            Some(reason) => drop(faults.insert(sector, reason)),
+            Some(reason) => drop(reasons.insert(sector, reason)),
         }
     }
-    Ok((good, faults))
+    remote.look(&mut good, &mut reasons);
+    Ok(Looked {
+        good,
+        reasons,
+        remote,
+    })
 }
 
 /// What each sector must show.
-fn challenges<'a>(
+pub(super) fn challenges<'a>(
     task: &Task,
     sectors: impl Iterator<Item = &'a SectorNumber>,
 ) -> Result<BTreeMap<SectorNumber, Vec<u64>>, Failure> {
@@ -238,7 +303,7 @@ fn prove_missing(
 }
 
 /// The vanilla proof of one sector, or why there is none. The library panics on some damaged files.
-fn prove_one(
+pub(super) fn prove_one(
     task: &Task,
     sector: SectorNumber,
     replica: &TaskReplica,

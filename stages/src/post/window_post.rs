@@ -1,10 +1,10 @@
 //! Proves that the sectors of one partition are still there (WindowPoSt). A sector that cannot be proved becomes
 //! a fault with its reason, and the others are proved without it.
 //!
-//! **Reads** of each sector the auxiliary files, the last tree, and some leaves of the replica; the Groth16
-//! parameters of the proof type.
+//! **Reads** of each sector the auxiliary files, the last tree, and some leaves of the replica; of a store without
+//! local paths only the ranges that the challenges need. The Groth16 parameters of the proof type.
 //!
-//! **Writes** nothing.
+//! **Writes** the ranges that come from such stores into the attempt's own folder, removed at the end.
 //!
 //! **Costs** all cores, or a GPU with the features `cuda` or `opencl`; at 32 GiB an estimated 64 GiB of memory.
 //! The first proof of a process loads the parameters, which then stay in memory.
@@ -12,8 +12,7 @@
 //! **Fails**
 //! - `parameters_missing` (permanent): generate or fetch them (the message says how), then retry.
 //! - `empty_partition`, `partition_too_large` (permanent): the partition cannot be proved as it is.
-//! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
-//!   read in place.
+//! - `unknown_store` (permanent): no store of this name is configured.
 //! - `bad_answer`, `proof_rejected` (transient): another program proved, and its answer makes no sense or does
 //!   not verify; tried again. It is verified here where the verifying key is in the parameter folder; where it is
 //!   not, the workflow's `verify_post` finds out.
@@ -30,8 +29,9 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Good, Job, Reasons, Task};
+use super::prove::{self, Job, Looked, Task};
 use crate::params::ParamsDir;
+use crate::remote::RemoteReads;
 use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness, SectorNumber};
 use crate::{progress, proofs};
 
@@ -53,6 +53,9 @@ pub struct Input {
 pub struct Output {
     /// The proof, what it covers, and the faults.
     pub post: Post,
+    /// What was read of stores without local paths, if anything was.
+    #[serde(default)]
+    pub post_reads: Option<RemoteReads>,
 }
 
 /// See the module.
@@ -97,9 +100,8 @@ pub struct Answer {
 
 /// What is kept until the proof is there.
 pub struct Held {
-    good: Good,
-    reasons: Reasons,
-    leave_out: bool,
+    looked: Looked,
+    here: bool,
 }
 
 fn job(input: &Input) -> Job<'_> {
@@ -128,11 +130,9 @@ impl WireStage for WindowPost {
         }
         let (stage, cx2, input) = (self.clone(), cx.clone(), input.clone());
         cx.blocking(move || {
-            let (good, reasons) = prove::look(&cx2, &job(&input))?;
             let held = Held {
-                good,
-                reasons,
-                leave_out: place == Place::Here,
+                looked: prove::look(&cx2, &job(&input))?,
+                here: place == Place::Here,
             };
             stage.prove(&cx2, &input, held)
         })
@@ -166,40 +166,49 @@ impl WireStage for WindowPost {
     ) -> Result<Next<Self>, Failure> {
         for fault in &answer.faults {
             let sector = SectorNumber(*fault);
-            if held.good.remove(&sector).is_none() {
+            if held.looked.good.remove(&sector).is_none() {
                 let text = format!("sector {fault} is called faulty, but was not asked for");
                 return Err(Failure::transient("bad_answer", text));
             }
             let reason = answer.reasons.get(fault).cloned();
             let reason = reason.unwrap_or_else(|| "the program that proves says so; see its log".to_owned());
-            held.reasons.insert(sector, reason);
+            held.looked.reasons.insert(sector, reason);
         }
         if !answer.faults.is_empty() && answer.proofs.is_empty() {
             // The others are proved without them.
             return self.prove(cx, input, held);
         }
-        let post = prove::taken(
-            &self.params,
-            &job(input),
-            &held.good,
-            held.reasons,
-            &answer.proofs,
-        )?;
-        Ok(Next::End(Outcome::Done(Output { post })))
+        self.taken(input, held, &answer.proofs)
     }
 }
 
 impl WindowPost {
     /// Has the good sectors proved, if there are any.
-    fn prove(&self, cx: &StageContext, input: &Input, held: Held) -> Result<Next<Self>, Failure> {
+    fn prove(&self, cx: &StageContext, input: &Input, mut held: Held) -> Result<Next<Self>, Failure> {
         let job = job(input);
-        if held.good.is_empty() {
-            let post = prove::taken(&self.params, &job, &held.good, held.reasons, &[])?;
-            return Ok(Next::End(Outcome::Done(Output { post })));
+        if !held.looked.remote.is_empty() {
+            progress::phase(cx, "reading ranges");
+        }
+        prove::bring(&job, &mut held.looked)?;
+        if held.looked.good.is_empty() {
+            return self.taken(input, held, &[]);
         }
         progress::phase(cx, "vanilla proofs");
-        let task = prove::task(&job, &held.good, held.leave_out);
+        // Without the others a sector may have to show other ranges, which must be brought first.
+        let leave_out = held.here && held.looked.remote.is_empty();
+        let task = prove::task(&job, &held.looked.good, leave_out);
         Ok(Next::Compute { task, held })
+    }
+
+    fn taken(&self, input: &Input, held: Held, proofs: &[String]) -> Result<Next<Self>, Failure> {
+        let Looked {
+            good,
+            reasons,
+            remote,
+        } = held.looked;
+        let post = prove::taken(&self.params, &job(input), &good, reasons, proofs)?;
+        let post_reads = remote.reads();
+        Ok(Next::End(Outcome::Done(Output { post, post_reads })))
     }
 }
 

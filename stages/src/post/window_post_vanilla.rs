@@ -1,16 +1,16 @@
 //! The first half of `window_post`: opens the replicas of one partition at the places that the randomness
 //! chooses. It needs the sectors, but no parameters and little memory, so it can run where the disks are.
 //!
-//! **Reads** of each sector the auxiliary files, the last tree, and some leaves of the replica.
+//! **Reads** of each sector the auxiliary files, the last tree, and some leaves of the replica; of a store without
+//! local paths only the ranges that the challenges need.
 //!
-//! **Writes** `post_vanilla.json` into the attempt's own folder.
+//! **Writes** `post_vanilla.json` into the attempt's own folder, beside the ranges that come from such stores.
 //!
 //! **Costs** one core while it waits for disks; at 32 GiB and a full partition an output of some 100 MiB.
 //!
 //! **Fails**
 //! - `empty_partition`, `partition_too_large` (permanent): the partition cannot be proved as it is.
-//! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
-//!   read in place.
+//! - `unknown_store` (permanent): no store of this name is configured.
 //! - `no_space` (transient): free space; it is tried again.
 //! - `proofs_library` (transient): the library failed; tried again.
 
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::prove::{self, Job};
+use crate::remote::RemoteReads;
 use crate::types::{ActorId, Fault, PostPartition, PostProof, PostRandomness};
 use crate::{handover, proofs};
 
@@ -46,6 +47,9 @@ pub struct Output {
     pub post_vanilla: Artifact,
     /// The sectors that cannot be proved.
     pub faults: Vec<Fault>,
+    /// What was read of stores without local paths, if anything was.
+    #[serde(default)]
+    pub post_reads: Option<RemoteReads>,
 }
 
 /// See the module.
@@ -67,7 +71,6 @@ impl Stage for WindowPostVanilla {
     }
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let target = cx.attempt_dir()?.join("post_vanilla.json");
         let cx2 = cx.clone();
         cx.blocking(move || {
             let vanilla = prove::vanilla(
@@ -79,10 +82,12 @@ impl Stage for WindowPostVanilla {
                     partition: &input.partition,
                 },
             )?;
+            let target = cx2.attempt_dir()?.join("post_vanilla.json");
             let post_vanilla = handover::write(&cx2, &target, &vanilla)?;
             Ok(Outcome::Done(Output {
                 post_vanilla,
                 faults: vanilla.faults,
+                post_reads: vanilla.reads,
             }))
         })
         .await

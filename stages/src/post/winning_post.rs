@@ -1,9 +1,9 @@
 //! Proves that the winner of a block holds the sector that was drawn (WinningPoSt).
 //!
-//! **Reads** the sector's auxiliary files, its last tree, and some leaves of the replica; the Groth16 parameters of
-//! the proof type.
+//! **Reads** the sector's auxiliary files, its last tree, and some leaves of the replica; of a store without local
+//! paths only the ranges that the challenges need. The Groth16 parameters of the proof type.
 //!
-//! **Writes** nothing.
+//! **Writes** the ranges that come from such a store into the attempt's own folder, removed at the end.
 //!
 //! **Costs** all cores, or a GPU with the features `cuda` or `opencl`, for seconds: a block cannot wait. The first
 //! proof of a process loads the parameters, which then stay in memory.
@@ -12,8 +12,7 @@
 //! - `sector_faulty` (permanent): the sector that was drawn cannot be proved; the message says why.
 //! - `parameters_missing` (permanent): generate or fetch them (the message says how), then retry.
 //! - `empty_partition`, `partition_too_large` (permanent): not one sector is to be proved.
-//! - `unknown_store`, `no_local_path` (permanent): no store of this name is configured, or its files cannot be
-//!   read in place.
+//! - `unknown_store` (permanent): no store of this name is configured.
 //! - `bad_answer`, `proof_rejected` (transient): another program proved, and its answer makes no sense or does
 //!   not verify; tried again. It is verified here where the verifying key is in the parameter folder; where it is
 //!   not, the workflow's `verify_post` finds out.
@@ -29,8 +28,9 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Good, Job, Reasons, Task};
+use super::prove::{self, Job, Looked, Reasons, Task};
 use crate::params::ParamsDir;
+use crate::remote::RemoteReads;
 use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness};
 use crate::{progress, proofs};
 
@@ -52,6 +52,9 @@ pub struct Input {
 pub struct Output {
     /// The proof and what it covers.
     pub post: Post,
+    /// What was read of stores without local paths, if anything was.
+    #[serde(default)]
+    pub post_reads: Option<RemoteReads>,
 }
 
 /// See the module.
@@ -89,6 +92,11 @@ pub struct Answer {
     pub proofs: Vec<String>,
 }
 
+/// What is kept until the proof is there.
+pub struct Held {
+    looked: Looked,
+}
+
 fn job(input: &Input) -> Job<'_> {
     Job {
         miner: input.miner,
@@ -110,7 +118,7 @@ impl WireStage for WinningPost {
     const DIALECT: Dialect = Dialect::Damocles;
     type Task = Task;
     type Answer = Answer;
-    type Held = Good;
+    type Held = Held;
 
     async fn prepare(
         &self,
@@ -123,10 +131,12 @@ impl WireStage for WinningPost {
         }
         let (cx2, input) = (cx.clone(), input.clone());
         cx.blocking(move || {
-            let (good, reasons) = prove::look(&cx2, &job(&input))?;
-            refuse(&reasons)?;
-            let task = prove::task(&job(&input), &good, false);
-            Ok(Next::Compute { task, held: good })
+            let mut looked = prove::look(&cx2, &job(&input))?;
+            prove::bring(&job(&input), &mut looked)?;
+            refuse(&looked.reasons)?;
+            let task = prove::task(&job(&input), &looked.good, false);
+            let held = Held { looked };
+            Ok(Next::Compute { task, held })
         })
         .await
     }
@@ -144,11 +154,13 @@ impl WireStage for WinningPost {
         &self,
         _: &StageContext,
         input: &Input,
-        good: Good,
+        held: Held,
         answer: Answer,
     ) -> Result<Next<Self>, Failure> {
+        let Looked { good, remote, .. } = held.looked;
         let post = prove::taken(&self.params, &job(input), &good, Reasons::new(), &answer.proofs)?;
-        Ok(Next::End(Outcome::Done(Output { post })))
+        let post_reads = remote.reads();
+        Ok(Next::End(Outcome::Done(Output { post, post_reads })))
     }
 }
 

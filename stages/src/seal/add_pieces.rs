@@ -20,11 +20,10 @@
 //! - `no_space` (transient): free space; it is tried again.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use filecoin_proofs_api::seal::add_piece;
 use filecoin_proofs_api::{PieceInfo as PieceInfoOfLibrary, RegisteredSealProof, UnpaddedBytesAmount};
 use schemars::JsonSchema;
 use sealflow_engine::artifact::Artifact;
@@ -36,6 +35,7 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::comm_p::{self, Target};
 use crate::piece::{self, Download};
 use crate::types::{CommP, PieceInfo, PieceSource, Pieces, SealProof};
 use crate::{progress, proofs, tree};
@@ -337,7 +337,7 @@ fn write_sector(task: &Task, reporter: &Reporter) -> Result<Vec<PieceInfoOfLibra
     let target = &task.staged_filepath;
     let sector = u64::from(task.seal_proof_type.sector_size());
     let failure = |error: &io::Error| Failure::io("write", target, error);
-    let mut file = File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .create(true)
@@ -365,8 +365,6 @@ fn write_sector(task: &Task, reporter: &Reporter) -> Result<Vec<PieceInfoOfLibra
             let text = format!("piece {at} reaches beyond the sector's {sector} bytes");
             return Err(Failure::permanent("sector_full", text));
         }
-        file.seek(SeekFrom::Start(offset))
-            .map_err(|error| failure(&error))?;
         let tell = |done: u64| reporter.progress(progress::of_bytes("writing pieces", before + done, total));
         let source = match &piece.piece_file {
             PieceFile::Local(path) => Some(path.clone()),
@@ -379,14 +377,10 @@ fn write_sector(task: &Task, reporter: &Reporter) -> Result<Vec<PieceInfoOfLibra
             PieceFile::Pledge => None,
         };
         let comm_p = match &source {
-            Some(path) => write_piece(
-                task.seal_proof_type,
-                path,
-                piece.payload_size,
-                padded,
-                &mut file,
-                &tell,
-            )?,
+            Some(path) => {
+                let to = Target { file: &file, offset };
+                write_piece(path, piece.payload_size, padded, (target, &to), &tell)?
+            }
             None => tree::zeros_root(padded),
         };
         if let (PieceFile::Url(_), Some(path)) = (&piece.piece_file, &source) {
@@ -409,15 +403,13 @@ fn info(comm_p: [u8; 32], padded: u64) -> Result<PieceInfoOfLibrary, Failure> {
 }
 
 fn write_piece(
-    proof_type: RegisteredSealProof,
     from: &Path,
     data_bytes: u64,
     padded: u64,
-    target: &mut File,
+    (path, target): (&Path, &Target<'_>),
     tell: &dyn Fn(u64),
 ) -> Result<[u8; 32], Failure> {
     let open = File::open(from).map_err(|error| Failure::io("open", from, &error))?;
-    let unpadded = padded / 128 * 127;
     let mut read = 0;
     let mut broken = None;
     let counted = Counted {
@@ -426,17 +418,16 @@ fn write_piece(
         broken: &mut broken,
         tell,
     };
-    let source = counted.chain(io::repeat(0)).take(unpadded);
-    let result = add_piece(proof_type, source, target, UnpaddedBytesAmount(unpadded), &[]);
+    let result = comm_p::write(counted, padded, Some(target));
     if let Some(error) = broken {
         return Err(Failure::io("read", from, &error));
     }
-    let (info, _) = result.map_err(|error| proofs::library_failure("add the piece", &error))?;
+    let commitment = result.map_err(|error| Failure::io("write", path, &error))?;
     if read != data_bytes {
         let text = format!("{} had {data_bytes} bytes and then {read}", from.display());
         return Err(Failure::transient("piece_changed", text));
     }
-    Ok(info.commitment)
+    Ok(commitment)
 }
 
 /// Counts what is read, tells about it, and keeps the first error, which the library would wrap.

@@ -12,6 +12,8 @@
 //! **Fails**
 //! - `cache_locked` (transient): another process works in the cache directory.
 //! - `unknown_store` (permanent): no store of this name is configured.
+//! - `store_refused` (permanent): the store is for reading only, or refuses; the message says why and what to do.
+//! - `store_unavailable` (transient): the store does not answer or has no room; tried again.
 //! - `no_space` (transient): free space in the store; it is tried again.
 //! - `no_permission` (permanent): let sealflow write to the store, then retry.
 
@@ -85,6 +87,14 @@ impl Stage for Persist {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let store = cx.stores.get(input.store.as_deref().unwrap_or("store"))?.clone();
+        if !store.policy().admits(input.miner.0) {
+            let text = format!(
+                "store `{}` takes no sectors of {} (`allow_miners` and `deny_miners` in the configuration)",
+                store.name(),
+                input.miner
+            );
+            return Err(Failure::permanent("store_refused", text));
+        }
         let name = store_name(input.miner, input.sector);
         let staging = cx.attempt_dir()?;
         // The lock is held to the end: nobody changes the cache while it is copied.

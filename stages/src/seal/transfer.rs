@@ -12,6 +12,8 @@
 //! - `unknown_store` (permanent): no store of this name is configured.
 //! - `artifact_missing` (permanent): the artifact is not where it was.
 //! - `bad_route` (permanent): asked by another program to copy over something of another kind.
+//! - `store_refused` (permanent): the store is for reading only, or refuses; the message says why and what to do.
+//! - `store_unavailable` (transient): the store does not answer or has no room; tried again.
 //! - `no_space` (transient): free space in the store; it is tried again.
 //! - `no_permission` (permanent): let sealflow write to the store, then retry.
 

@@ -21,7 +21,7 @@ use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::sector_info::SectorInfo;
+use crate::sector_info::{SectorInfo, missing};
 use crate::types::{CommR, SealProof, UpdateProof};
 use crate::{proofs, replica, tree};
 
@@ -67,14 +67,15 @@ impl Stage for SectorKey {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let (sealed, cache) = (cx.local_path(&input.sealed)?, cx.local_path(&input.cache)?);
-        let described = cx.local_path(&input.sector_info)?;
+        let described = &input.sector_info;
+        let info = SectorInfo::read(&cx.stores, &described.store, &described.key).await?;
+        let info = info.ok_or_else(|| missing(described))?;
         let subject = cx.subject.clone();
         cx.blocking(move || {
             if let Some(update) = input.update_info {
                 let text = format!("{subject} has taken data before: {} tells of it", update.key);
                 return Err(Failure::permanent("already_updated", text));
             }
-            let info = SectorInfo::read(&described)?;
             let bytes = info.proof_type.sector_bytes();
             if info.comm_d.0 != tree::zeros_root(bytes) {
                 let text = format!(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sealflow_engine::artifact::{BytesDone, StoreError};
 use sealflow_engine::{crash, durable};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Bytes that are read at once.
@@ -79,10 +80,11 @@ pub(super) fn refuse(path: &Path, why: &str) -> StoreError {
 
 /// The content of a file or folder.
 pub(super) fn content(path: &Path, done: BytesDone<'_>) -> Result<Content, StoreError> {
-    walk(path, done, &mut |file, _, before, done| {
-        let (bytes, hash) = digest_file(file, &|bytes| done(before + bytes))?;
-        Ok((bytes, hex::encode(hash.finalize())))
-    })
+    let files = file_contents(path, done)?;
+    match files.first() {
+        Some(file) if !is_dir(path)? => Ok(file_content(file)),
+        _ => Ok(folder_content(&files)),
+    }
 }
 
 /// Copies a file or folder to a path that is not yet there or holds a copy that was broken off.
@@ -108,31 +110,77 @@ pub(super) fn copy(from: &Path, to: &Path, done: BytesDone<'_>) -> Result<Conten
     Ok(copied)
 }
 
+/// What one file is: its path in the folder (empty for a file by itself), its bytes, and the SHA-256 of its content
+/// in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileContent {
+    pub(super) path: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// What a folder is by what its files are, in order.
+pub(super) fn folder_content(files: &[FileContent]) -> Content {
+    let mut all = Sha256::new();
+    for FileContent { path, bytes, sha256 } in files {
+        // Lengths keep a name with a line break from looking like two files.
+        all.update(format!("{} {path} {bytes} {sha256}\n", path.len()));
+    }
+    Content {
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        digest: format!("sha256:{}", hex::encode(all.finalize())),
+    }
+}
+
+/// What a file by itself is.
+pub(super) fn file_content(file: &FileContent) -> Content {
+    Content {
+        bytes: file.bytes,
+        digest: format!("sha256:{}", file.sha256),
+    }
+}
+
+/// What a file is, or the files of a folder, in order.
+pub(super) fn file_contents(path: &Path, done: BytesDone<'_>) -> Result<Vec<FileContent>, StoreError> {
+    visit_all(path, done, &mut |file, _, before, done| {
+        let (bytes, hash) = digest_file(file, &|bytes| done(before + bytes))?;
+        Ok((bytes, hex::encode(hash.finalize())))
+    })
+}
+
 /// Takes one file: its path, its path in the folder, the bytes of the files before it, and whom to
 /// tell of its own. Gives its bytes and its digest in hex.
 type Visit<'a> = dyn FnMut(&Path, &str, u64, BytesDone<'_>) -> Result<(u64, String), StoreError> + 'a;
 
 /// Visits a file, or the files of a folder, and puts their contents together.
 fn walk(path: &Path, done: BytesDone<'_>, visit: &mut Visit<'_>) -> Result<Content, StoreError> {
+    let folder = is_dir(path)?;
+    let files = visit_all(path, done, visit)?;
+    match files.first() {
+        Some(file) if !folder => Ok(file_content(file)),
+        _ => Ok(folder_content(&files)),
+    }
+}
+
+fn visit_all(
+    path: &Path,
+    done: BytesDone<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<Vec<FileContent>, StoreError> {
+    let mut one = |at: &Path, path: String, before: u64| {
+        let (bytes, sha256) = visit(at, &path, before, done)?;
+        Ok(FileContent { path, bytes, sha256 })
+    };
     if !is_dir(path)? {
-        let (bytes, digest) = visit(path, "", 0, done)?;
-        return Ok(Content {
-            bytes,
-            digest: format!("sha256:{digest}"),
-        });
+        return Ok(vec![one(path, String::new(), 0)?]);
     }
-    let mut sum = 0;
-    let mut all = Sha256::new();
+    let (mut files, mut sum) = (Vec::new(), 0);
     for relative in files_below(path)? {
-        let (bytes, digest) = visit(&path.join(&relative), &relative, sum, done)?;
-        sum += bytes;
-        // Lengths keep a name with a line break from looking like two files.
-        all.update(format!("{} {relative} {bytes} {digest}\n", relative.len()));
+        let file = one(&path.join(&relative), relative, sum)?;
+        sum += file.bytes;
+        files.push(file);
     }
-    Ok(Content {
-        bytes: sum,
-        digest: format!("sha256:{}", hex::encode(all.finalize())),
-    })
+    Ok(files)
 }
 
 /// Whether this is a folder. A link is followed here only: an operator may link a folder into place.
@@ -260,7 +308,7 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 }
 
 /// The bytes of a file, or of all files of a folder, by their sizes alone.
-pub(crate) fn size(path: &Path) -> Result<u64, StoreError> {
+pub(super) fn size(path: &Path) -> Result<u64, StoreError> {
     let of = |path: &Path| {
         std::fs::metadata(path)
             .map(|meta| meta.len())

@@ -1,13 +1,20 @@
 //! A folder as a store of artifacts: a local disk, or a network file system that is mounted.
 
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sealflow_engine::artifact::{Artifact, ArtifactStore, BytesDone, StoreError, StoreFuture, check_key};
+use sealflow_engine::artifact::{
+    Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, Stat, StoreError, StoreFuture,
+    check_key,
+};
 use sealflow_engine::crash;
 use sha2::{Digest, Sha256};
 
-use super::copy::{Content, content, copy, io, make_folder, refuse, remove, sync_folder};
+use super::blocking;
+use super::copy::{Content, content, copy, files_below, io, make_folder, refuse, remove, size, sync_folder};
 
 /// Where unfinished copies are, below the root. No key can name it: keys' parts begin with no dot.
 const UNFINISHED: &str = ".tmp";
@@ -20,6 +27,7 @@ const UNFINISHED: &str = ".tmp";
 pub struct FilesystemStore {
     name: String,
     root: PathBuf,
+    policy: Policy,
     /// Two changes of one key share its unfinished copy, so they take turns; other keys rarely wait.
     turns: [Mutex<()>; 64],
 }
@@ -37,8 +45,15 @@ impl FilesystemStore {
         Ok(Self {
             name: name.into(),
             root,
+            policy: Policy::default(),
             turns: std::array::from_fn(|_| Mutex::new(())),
         })
+    }
+
+    /// With what the operator says of it.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// The path of a key. No part of it below the root is a link: that could lead out of the store.
@@ -100,6 +115,7 @@ impl FilesystemStore {
 
     fn put_now(&self, key: &str, from: &Path, done: BytesDone<'_>) -> Result<Artifact, StoreError> {
         let to = self.path(key)?;
+        super::writable(&self.name, &self.policy)?;
         let _turn = self.turn(key);
         let unfinished = self.unfinished(key);
         make_folder(&self.root.join(UNFINISHED))?;
@@ -117,6 +133,7 @@ impl FilesystemStore {
                 return Ok(artifact(found));
             }
         }
+        self.check_room(from, &unfinished)?;
         let copied = copy(from, &unfinished, done)?;
         let folder = to.parent().unwrap_or(&self.root);
         make_folder(folder)?;
@@ -192,8 +209,127 @@ impl FilesystemStore {
         }
     }
 
+    /// Refuses what the operator leaves no room for. The disk itself says when it is full.
+    fn check_room(&self, from: &Path, unfinished: &Path) -> Result<(), StoreError> {
+        if self.policy.reserve == 0 && self.policy.capacity.is_none() {
+            return Ok(());
+        }
+        let there = if unfinished.exists() { size(unfinished)? } else { 0 };
+        let (bytes, free) = (size(from)?.saturating_sub(there), self.free_now()?);
+        if free < bytes {
+            return Err(super::no_room(&self.name, bytes, free));
+        }
+        Ok(())
+    }
+
+    fn free_now(&self) -> Result<u64, StoreError> {
+        let found = rustix::fs::statvfs(&self.root);
+        let found = found.map_err(|error| io("measure the free space of", &self.root)(error.into()))?;
+        let mut free = found.f_bavail.saturating_mul(found.f_frsize);
+        if let Some(capacity) = self.policy.capacity {
+            free = free.min(capacity.saturating_sub(size(&self.root)?));
+        }
+        Ok(free.saturating_sub(self.policy.reserve))
+    }
+
+    fn stat_now(&self, key: &str) -> Result<Option<Stat>, StoreError> {
+        let path = self.path(key)?;
+        let meta = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(io("look at", &path)(error)),
+        };
+        let file = |path: String, bytes: u64| FileStat {
+            path,
+            bytes,
+            digest: None,
+        };
+        if !meta.is_dir() {
+            return Ok(Some(Stat {
+                is_folder: false,
+                files: vec![file(String::new(), meta.len())],
+            }));
+        }
+        let files = files_below(&path)?.into_iter().map(|relative| {
+            let bytes = size(&path.join(&relative))?;
+            Ok(file(relative, bytes))
+        });
+        Ok(Some(Stat {
+            is_folder: true,
+            files: files.collect::<Result<_, StoreError>>()?,
+        }))
+    }
+
+    fn read_now(&self, key: &str, file: &str, range: &Range<u64>) -> Result<Vec<u8>, StoreError> {
+        let mut path = self.path(key)?;
+        super::file_key(key, file)?;
+        super::check_range(&self.name, key, range)?;
+        // Below the key names may begin with a dot, but be no links either.
+        for part in file.split('/').filter(|part| !part.is_empty()) {
+            path.push(part);
+            if path.is_symlink() {
+                return Err(refuse(
+                    &path,
+                    "it is a symbolic link, which could lead out of the store",
+                ));
+            }
+        }
+        let opened = match File::open(&path) {
+            Err(error) if is_missing(&error) => return Err(self.missing(key)),
+            other => other.map_err(io("open", &path))?,
+        };
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+        match opened.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(StoreError::Damaged {
+                store: self.name.clone(),
+                key: key.to_owned(),
+                what: "it is shorter than it should be".to_owned(),
+            }),
+            Err(error) => Err(io("read", &path)(error)),
+        }
+    }
+
+    fn list_now(&self, folder: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+        let path = if folder.is_empty() {
+            self.root.clone()
+        } else {
+            self.path(folder)?
+        };
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if is_missing(&error) || error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(io("list", &path)(error)),
+        };
+        let mut names = std::collections::BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(io("list", &path))?.file_name();
+            // What no key can name is not ours.
+            if let Some(name) = name.to_str().filter(|name| check_key(name).is_ok())
+                && after.is_none_or(|after| name > after)
+            {
+                names.insert(name.to_owned());
+                if names.len() > LIST_LIMIT {
+                    names.pop_last();
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    fn copy_now(&self, from: &str, to: &str) -> Result<Artifact, StoreError> {
+        let path = self.path(from)?;
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Err(self.missing(from));
+        }
+        self.put_now(to, &path, &|_| {})
+    }
+
     fn delete_now(&self, key: &str) -> Result<(), StoreError> {
         let path = self.path(key)?;
+        super::writable(&self.name, &self.policy)?;
         let _turn = self.turn(key);
         remove(&self.unfinished(key))?;
         if std::fs::symlink_metadata(&path).is_err() {
@@ -210,18 +346,21 @@ impl FilesystemStore {
     }
 }
 
-/// Runs file work where it may block. It borrows what the caller borrowed, so it stays on this thread.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
+fn is_missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 impl ArtifactStore for FilesystemStore {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "filesystem"
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     fn local_path(&self, key: &str) -> Result<Option<PathBuf>, StoreError> {
@@ -255,9 +394,23 @@ impl ArtifactStore for FilesystemStore {
         Box::pin(async move { blocking(|| self.delete_now(key)) })
     }
 
-    fn free(&self) -> Result<Option<u64>, StoreError> {
-        let found = rustix::fs::statvfs(&self.root);
-        let found = found.map_err(|error| io("measure the free space of", &self.root)(error.into()))?;
-        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    fn stat<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stat>> {
+        Box::pin(async move { blocking(|| self.stat_now(key)) })
+    }
+
+    fn read<'a>(&'a self, key: &'a str, file: &'a str, range: Range<u64>) -> StoreFuture<'a, Vec<u8>> {
+        Box::pin(async move { blocking(|| self.read_now(key, file, &range)) })
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> StoreFuture<'a, Vec<String>> {
+        Box::pin(async move { blocking(|| self.list_now(folder, after)) })
+    }
+
+    fn copy<'a>(&'a self, from: &'a str, to: &'a str) -> StoreFuture<'a, Artifact> {
+        Box::pin(async move { blocking(|| self.copy_now(from, to)) })
+    }
+
+    fn free(&self) -> StoreFuture<'_, Option<u64>> {
+        Box::pin(async move { blocking(|| self.free_now().map(Some)) })
     }
 }

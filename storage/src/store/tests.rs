@@ -109,5 +109,5 @@ async fn changed_bytes_are_noticed_and_errors_name_the_path() {
     // A file where a folder must be.
     let error = store.put("a/b/c", &from, &|_| {}).await.unwrap_err();
     assert!(error.to_string().contains("store/a/b"), "{error}");
-    assert!(store.free().unwrap().unwrap() > 0);
+    assert!(store.free().await.unwrap().unwrap() > 0);
 }

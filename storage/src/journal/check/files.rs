@@ -7,7 +7,6 @@ use surrealdb::types::Object;
 use super::super::SurrealJournal;
 use super::super::record::decode;
 use super::{CheckReport, Problem};
-use crate::store::size;
 
 /// Looks at the files of all artifacts outside the scratch folder, which is emptied when it pleases the
 /// stages: whether they are there and have their size; with `deep` also at every byte of them.
@@ -51,17 +50,13 @@ async fn look(stores: &Stores, artifact: &Artifact, deep: bool) -> Result<(), St
     if deep {
         return store.verify(artifact).await;
     }
-    // A store without paths would have to be asked for every byte.
-    let Some(path) = store.local_path(&artifact.key)? else {
-        return Ok(());
-    };
-    if !path.exists() {
+    let Some(stat) = store.stat(&artifact.key).await? else {
         return Err(StoreError::Missing {
             store: artifact.store.clone(),
             key: artifact.key.clone(),
         });
-    }
-    let found = size(&path)?;
+    };
+    let found = stat.bytes();
     if found == artifact.bytes {
         return Ok(());
     }

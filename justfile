@@ -53,6 +53,12 @@ long-vc:
     SEALFLOW_VC_PEER="${CARGO_TARGET_DIR:-$PWD/target}/release/vc-peer" \
         cargo test --release --workspace --test it -- --ignored the_published_crate
 
+# Durable steps a second of ours and of other engines, in one run on this machine (needs node and python3; packages come from their registries)
+bench-peers FOLDER="/tmp/sealflow-bench":
+    cargo build --release --workspace
+    tests/bench/run.sh "${CARGO_TARGET_DIR:-target}/release/sealflow" {{FOLDER}} | tee {{FOLDER}}.jsonl
+    tests/bench/ratios.py {{FOLDER}}.jsonl
+
 # Our parameter generator against the library's own
 bench-params:
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/params_bench"

@@ -12,7 +12,7 @@ rm -rf data
 printf 'base-dir = "%s/data"\nbind-address = "127.0.0.1:5122"\ndisable-telemetry = true\nlog-filter = "error"\n[admin]\nbind-address = "127.0.0.1:9070"\n[ingress]\nbind-address = "127.0.0.1:8080"\n' "$folder" > restate.toml
 node_modules/.bin/restate-server --config-file restate.toml > server.log 2>&1 &
 server=$!
-node handler.mjs 2> handler.log &
+RESTATE_LOGGING=ERROR node handler.mjs > handler.log 2>&1 &
 handler=$!
 trap 'kill $server $handler 2>/dev/null; wait 2>/dev/null; rm -rf data' EXIT
 for _ in $(seq 100); do

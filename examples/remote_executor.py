@@ -7,7 +7,7 @@ It takes C1's output from the daemon, hands it to a program that speaks the ext-
     pip install grpcio grpcio-tools
     python3 examples/remote_executor.py 127.0.0.1:7443 token -- sealflow processor c2
 
-TOKEN is a file with what `sealflow executor token create outsourced` told. The contract is
+The variable WORKER names this machine. TOKEN is a file with what `sealflow executor token create outsourced` told. The contract is
 executors/sdk/proto/sealflow/executor/v1/executor.proto; its stubs are made when this starts.
 """
 import hashlib
@@ -24,7 +24,7 @@ import grpc
 from grpc_tools import protoc
 
 PROTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../executors/sdk/proto")
-WORKER = "outsourced"
+WORKER = os.environ.get("WORKER", "outsourced")
 
 
 def stubs():

@@ -125,47 +125,44 @@ impl<S: MessageStore> Work<S> {
         shutdown: CancellationToken,
     ) -> Result<(), StoreError> {
         let mut follower: Option<HeadFollower> = None;
+        // Whether something may be to do. Questions alone bring nothing.
+        let mut due = true;
+        let mut open = true;
         loop {
             if follower.is_none() {
                 follower = self.follower().await;
             }
-            match self.round().await {
-                Ok(()) => self.trouble = None,
-                Err(Stop::Store(error)) => return Err(error),
-                Err(Stop::Node(error)) => {
-                    tracing::warn!(%error, "messages wait");
-                    self.trouble = Some(bounded(&error.to_string()));
+            if std::mem::take(&mut due) {
+                match self.round().await {
+                    Ok(()) => self.trouble = None,
+                    Err(Stop::Store(error)) => return Err(error),
+                    Err(Stop::Node(error)) => {
+                        tracing::warn!(%error, "messages wait");
+                        self.trouble = Some(bounded(&error.to_string()));
+                    }
                 }
             }
-            let again = self.trouble.is_some() || follower.is_none() || self.is_under_way();
+            let again = self.trouble.is_some() || follower.is_none();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                request = requests.recv() => match request {
+                request = requests.recv(), if open => match request {
                     Some(request) => {
-                        self.answer(request).await?;
+                        due |= self.answer(request).await?;
                         while let Ok(request) = requests.try_recv() {
-                            self.answer(request).await?;
+                            due |= self.answer(request).await?;
                         }
                     }
                     // Nobody can ask any more; what was taken is still sent.
-                    None => {
-                        tokio::select! {
-                            () = shutdown.cancelled() => return Ok(()),
-                            event = next(&mut follower) => self.events.extend(event),
-                            () = tokio::time::sleep(AGAIN), if again => {}
-                        }
-                    }
+                    None => open = false,
                 },
-                event = next(&mut follower) => self.events.extend(event),
-                () = tokio::time::sleep(AGAIN), if again => {}
+                event = next(&mut follower) => {
+                    self.events.extend(event);
+                    due = true;
+                }
+                () = tokio::time::sleep(AGAIN), if again => due = true,
             }
         }
-    }
-
-    /// Whether time alone may bring something to do.
-    fn is_under_way(&self) -> bool {
-        self.core.records().next().is_some()
     }
 
     /// Follows the chain from the head that is stored. Nothing while no node answers.
@@ -200,7 +197,16 @@ impl<S: MessageStore> Work<S> {
     /// The chain first, then what is to be done.
     async fn round(&mut self) -> Result<(), Stop> {
         while let Some(event) = self.events.front().cloned() {
-            self.take(event).await?;
+            let head = event.head().cloned();
+            match (self.take(event).await, head) {
+                // The node has thrown away what lies between: all that is not final is looked for again.
+                (Err(Stop::Node(error)), Some(head)) if error.app().is_some() => {
+                    tracing::warn!(%error, "a change of the head cannot be followed step by step");
+                    let batch = self.core.lost(&Head::from(&head));
+                    self.commit(batch).await?;
+                }
+                (taken, _) => taken?,
+            }
             self.events.pop_front();
         }
         let Some(head) = self.core.head().cloned() else {
@@ -423,7 +429,8 @@ impl<S: MessageStore> Work<S> {
         }
     }
 
-    async fn answer(&mut self, request: Request) -> Result<(), StoreError> {
+    /// Answers, and says whether something may be to do now.
+    async fn answer(&mut self, request: Request) -> Result<bool, StoreError> {
         // Whoever asked may be gone.
         match request {
             Request::Submit(intent, to) => {
@@ -439,6 +446,7 @@ impl<S: MessageStore> Work<S> {
                         if let Some(record) = record {
                             drop(to.send(Ok(record)));
                         }
+                        return Ok(true);
                     }
                     Err(error) => drop(to.send(Err(error))),
                 }
@@ -454,9 +462,12 @@ impl<S: MessageStore> Work<S> {
                     trouble: self.trouble.clone(),
                 }));
             }
-            Request::Repair(repair, to) => self.repair(repair, to).await?,
+            Request::Repair(repair, to) => {
+                self.repair(repair, to).await?;
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn record(&self, key: &Key) -> Result<Option<Record>, MessagerError> {

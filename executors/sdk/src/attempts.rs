@@ -350,6 +350,10 @@ impl Table {
             };
             inner.running.insert(key.clone(), running);
         }
+        let v1::Attempt {
+            run, step, attempt, ..
+        } = &job.attempt;
+        tracing::info!(run, step, attempt, stage = job.stage, "an attempt begins");
         let (table, handler) = (self.clone(), handler.clone());
         drop(tokio::spawn(async move {
             while table.in_the_way(&job.attempt.run) && !cancel.is_cancelled() {

@@ -3,6 +3,7 @@
 mod calls;
 mod follow;
 mod lifecycle;
+mod messager;
 mod persistence;
 mod post;
 mod reorg;

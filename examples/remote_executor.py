@@ -53,8 +53,10 @@ def prover_id(miner):
 
 class Executor:
     def __init__(self, address, token, command):
-        limits = [("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 256 << 20)]
-        self.stub = rpc.ExecutorsStub(grpc.insecure_channel(address, options=limits))
+        # The library would wait up to two minutes before it looks for a daemon that was restarted.
+        options = [("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 256 << 20),
+                   ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 2000)]
+        self.stub = rpc.ExecutorsStub(grpc.insecure_channel(address, options=options))
         self.metadata = [("authorization", "Bearer " + token)]
         self.command = command
         self.incarnation = uuid.uuid4().hex

@@ -15,8 +15,8 @@ use crate::output;
 
 /// Make, import and list keys; they are encrypted by a passphrase
 ///
-/// The daemon unlocks them at its start, with the passphrase in the file that [wallet] passphrase_file of config.toml
-/// names. What may be signed is in wallet/policy.toml in the home: without a rule, nothing.
+/// The daemon unlocks them at its start, with the passphrase in the file that `passphrase_file` of config.toml
+/// names. What may be signed is in wallet/policy.toml in the home: by default nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

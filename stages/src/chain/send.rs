@@ -28,43 +28,38 @@ pub(super) enum Sent {
     Landed(Landing),
 }
 
-/// The most messages that one passage through a step may need, failures before the last one included.
-const MOST: u32 = 100;
-
-/// Sends what `build` gives, unless this passage has sent something that did not fail. A message that failed on the
-/// chain is reported once; the next attempt then sends another.
+/// Sends what `build` gives, unless this passage has sent something: one passage of a run through a step sends one message,
+/// also if that failed. Attempts cannot tell which of them reported a failure (each look at the chain is one), so another
+/// message needs another passage: an edge of the workflow, or a person who goes back.
 pub(super) async fn once(
     access: &Access,
     attempt: &AttemptKey,
     miner: ActorId,
     build: impl AsyncFnOnce() -> Result<Wanted, Failure>,
 ) -> Result<Sent, Failure> {
-    for number in 0..MOST {
-        let key = key(attempt, number)?;
-        let Some(record) = access.messager.record(key.clone()).await.map_err(unavailable)? else {
-            let wanted = build().await?;
-            let intent = intent(access, key, miner, wanted).await?;
-            access.messager.submit(intent).await.map_err(unavailable)?;
-            return Ok(Sent::Waits);
-        };
-        let failure = match ended(&record) {
-            None => return Ok(Sent::Waits),
-            Some(Ok(landing)) => return Ok(Sent::Landed(landing)),
-            Some(Err(failure)) => failure,
-        };
-        // Every failure is the end of one attempt.
-        if number + 1 >= attempt.attempt {
-            return Err(failure);
+    let key = key(attempt)?;
+    let Some(record) = access.messager.record(key.clone()).await.map_err(unavailable)? else {
+        let wanted = build().await?;
+        let intent = intent(access, key, miner, wanted).await?;
+        access.messager.submit(intent).await.map_err(unavailable)?;
+        return Ok(Sent::Waits);
+    };
+    match ended(&record) {
+        None => Ok(Sent::Waits),
+        Some(Ok(landing)) => Ok(Sent::Landed(landing)),
+        Some(Err(mut failure)) => {
+            let hint = format!(
+                "; `sealflow run rewind {} {}` sends another message",
+                attempt.run, attempt.step
+            );
+            failure.message.push_str(&hint);
+            Err(failure)
         }
     }
-    Err(Failure::permanent(
-        "too_many_messages",
-        "this step has sent too many messages",
-    ))
 }
 
-fn key(attempt: &AttemptKey, number: u32) -> Result<Key, Failure> {
-    let text = format!("{}/{}/{}/{number}", attempt.run, attempt.step, attempt.visit);
+fn key(attempt: &AttemptKey) -> Result<Key, Failure> {
+    let text = format!("{}/{}/{}", attempt.run, attempt.step, attempt.visit);
     Key::try_from(text).map_err(|error| Failure::permanent("bad_key", error.to_string()))
 }
 
@@ -128,4 +123,100 @@ async fn intent(access: &Access, key: Key, miner: ActorId, wanted: Wanted) -> Re
 
 fn unavailable(error: sealflow_chain::messager::MessagerError) -> Failure {
     Failure::transient("messager_unavailable", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sealflow_chain::message::SignedMessage;
+    use sealflow_chain::messager::{
+        Batch, FeePolicy, MemoryStore, MessageStore, MessagerConfig, Signer, start,
+    };
+    use sealflow_chain::node::{Client, ClientConfig, Endpoint, FollowConfig};
+    use sealflow_chain::types::Message;
+    use sealflow_chain::wallet::WalletError;
+    use sealflow_engine::id::{RunId, StepName};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Signer for Nobody {
+        fn sign(&self, message: &Message) -> Result<SignedMessage, WalletError> {
+            Err(WalletError::NoKey {
+                address: message.from,
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_failed_is_not_sent_again_by_looking_at_it() {
+        let attempt = |number, visit| AttemptKey {
+            run: RunId::new(1, &[7; 10]),
+            step: StepName::new("submit_precommit").unwrap(),
+            visit,
+            attempt: number,
+        };
+        let intent = Intent {
+            key: key(&attempt(1, 1)).unwrap(),
+            from: Address::new_id(100),
+            to: Address::new_id(1000),
+            value: TokenAmount::from_atto(1),
+            method: 28,
+            params: Default::default(),
+            fees: FeePolicy::default(),
+            expires: None,
+        };
+        let state = State::Failed {
+            code: "signing_denied".to_owned(),
+            reason: "no rule".to_owned(),
+        };
+        let record = Record {
+            intent,
+            number: 1,
+            revision: 1,
+            state,
+            nonce: None,
+            versions: Vec::new(),
+            note: String::new(),
+        };
+        let store = MemoryStore::default();
+        let batch = Batch {
+            records: vec![record],
+            ..Batch::default()
+        };
+        store.commit(&batch).await.unwrap();
+        let node = Endpoint::parse("http://127.0.0.1:9").unwrap();
+        let client = Arc::new(Client::new(ClientConfig::new(vec![node])).unwrap());
+        let stop = CancellationToken::new();
+        let running = start(
+            MessagerConfig::default(),
+            FollowConfig::default(),
+            store,
+            client.clone(),
+            Arc::new(Nobody),
+            stop.clone(),
+        );
+        let running = running.await.unwrap();
+        let access = Access {
+            client,
+            messager: running.messager,
+        };
+        let another = async || Err(Failure::permanent("built", "another message"));
+        // It waited for many looks, each of which was an attempt.
+        for number in [2, 3, 9] {
+            let looking = attempt(number, 1);
+            let sent = once(&access, &looking, ActorId(1000), another);
+            let failure = sent.await.err().unwrap();
+            assert_eq!(failure.code, "message_failed", "{failure}");
+            assert!(failure.message.contains("run rewind"), "{failure}");
+        }
+        // Another passage sends another.
+        let back = attempt(10, 2);
+        let sent = once(&access, &back, ActorId(1000), another);
+        assert_eq!(sent.await.err().unwrap().code, "built");
+        stop.cancel();
+    }
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use sealflow_executor::v1;
-use sealflow_executors::remote::Service;
+use sealflow_executors::remote::{Service, connections};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
@@ -54,7 +53,6 @@ pub(crate) async fn start(
         .with_context(|| format!("cannot listen for workers on {address}"))?;
     let local = listener.local_addr()?;
     let mut server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(std::time::Duration::from_secs(5)));
     if tls != Tls::Off {
@@ -73,9 +71,7 @@ pub(crate) async fn start(
         .add_service(service.server())
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            stopped.cancelled().await
-        });
+        .serve_with_incoming_shutdown(connections(listener), async move { stopped.cancelled().await });
     Ok(Some(Workers {
         url: url(local, tls),
         service,

@@ -9,10 +9,9 @@ use sealflow_engine::artifact::Stores;
 use sealflow_engine::dispatcher::Handle;
 use sealflow_engine::id::RunId;
 use sealflow_executor::{Connection, End, Handler, Job, Profile, v1};
-use sealflow_executors::remote::{Access, Caller, Service};
+use sealflow_executors::remote::{Access, Caller, Service, connections};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use super::noop::Starts;
@@ -70,10 +69,8 @@ pub(super) async fn connect(
     let service = Service::new(handle.clone(), Arc::new(Anybody), Stores::default(), folder);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let server = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .add_service(service.server());
-    let server = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let server = tonic::transport::Server::builder().add_service(service.server());
+    let server = tokio::spawn(server.serve_with_incoming(connections(listener)));
     let shutdown = CancellationToken::new();
     let handler = Arc::new(Nothing(starts.clone()));
     let executors = (0..count).map(|number| {

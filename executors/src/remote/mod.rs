@@ -6,7 +6,7 @@ mod link;
 mod service;
 mod works;
 
-pub use service::{Access, Caller, Service};
+pub use service::{Access, Caller, Service, connections};
 pub use works::{Works, capacity};
 
 /// The store that artifacts in the daemon's own scratch space are said to be in to other machines.

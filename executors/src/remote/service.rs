@@ -15,6 +15,7 @@ use sealflow_executor::{CONTRACT, MAX_MESSAGE, v1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::link::{Link, QUEUE, RemoteExecutor};
@@ -75,6 +76,12 @@ const LISTED: usize = 100_000;
 
 fn stopped(error: RequestError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+/// Connections of executors, whose small messages are not held back: an order must not wait for the next one. (What
+/// tonic's builder sets for this does not reach sockets that are accepted elsewhere.)
+pub fn connections(listener: tokio::net::TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 impl Service {

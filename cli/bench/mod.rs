@@ -20,6 +20,7 @@ use sealflow_executors::InProcess;
 use sealflow_storage::journal::{CheckReport, OpenOptions, SurrealJournal, check, export};
 use serde::Serialize;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use noop::Starts;
@@ -146,9 +147,11 @@ pub(crate) async fn chains(folder: &Path, load: Load) -> anyhow::Result<Figures>
     })
 }
 
-/// Starts runs, so many at a time, and waits for the last.
+/// Starts runs, so many at a time, and waits for the last. Each is started by a client of its own, as people and
+/// triggers do: whoever waited for one start to be durable before asking for the next would measure that.
 async fn drive(handle: &Handle, observed: &Observed, load: Load) -> anyhow::Result<()> {
     let graph = noop::chain(load.steps, handle.registry())?;
+    let mut starts = JoinSet::new();
     for id in 0..load.runs {
         observed.room().await;
         let new = NewRun {
@@ -159,7 +162,14 @@ async fn drive(handle: &Handle, observed: &Observed, load: Load) -> anyhow::Resu
             priority: None,
             by: By::default(),
         };
-        handle.start_run(new).await?;
+        let handle = handle.clone();
+        starts.spawn(async move { handle.start_run(new).await });
+        while let Some(started) = starts.try_join_next() {
+            started??;
+        }
+    }
+    while let Some(started) = starts.join_next().await {
+        started??;
     }
     observed.all_ended(load.runs).await;
     Ok(())

@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 sealflow=$1 folder=$2
 mkdir -p "$folder/home"
-loads=("20 10 1" "200 10 50" "400 10 200")
+loads=("100 10 1" "1000 10 50" "2000 10 200")
 note() { printf '%s\n' "$*" >&2; }
 conditions() {
   python3 - "$folder" <<'P'

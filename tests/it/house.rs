@@ -1,6 +1,7 @@
 //! The promises of ARCHITECTURE.md that tools can see: who imports whom, where `unsafe` is, and that
 //! every file says what it is for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -157,5 +158,53 @@ fn stages_are_documented() {
                 );
             }
         }
+    }
+}
+
+/// What `cargo run` builds of other people's crates, `cargo test` uses as it is: a feature that only tests turn on, below
+/// the database for instance, would have it built twice, for half an hour.
+#[test]
+fn nothing_is_built_twice() {
+    let features = |edges: &str| -> BTreeMap<String, BTreeSet<String>> {
+        let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+        let arguments = [
+            "tree",
+            "--locked",
+            "--offline",
+            "--workspace",
+            "--prefix",
+            "none",
+            "-f",
+            "{p}|{f}",
+            "-e",
+        ];
+        let tree = Command::new(cargo)
+            .current_dir(root())
+            .args(arguments)
+            .arg(edges)
+            .output()
+            .unwrap();
+        assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+        for line in String::from_utf8_lossy(&tree.stdout).lines() {
+            if let Some((package, features)) = line.split_once('|') {
+                let features = features.trim_end_matches("(*)").trim_end();
+                all.entry(package.to_owned())
+                    .or_default()
+                    .insert(features.to_owned());
+            }
+        }
+        all
+    };
+    let (run, test) = (features("normal,build"), features("normal,build,dev"));
+    assert!(run.len() > 300, "{} packages", run.len());
+    for (package, run) in &run {
+        let ours = package.starts_with("sealflow");
+        assert!(
+            ours || run.is_subset(&test[package]),
+            "{package} has features {run:?} for `cargo run` and {:?} for `cargo test`: name those that are missing under \
+             [dependencies] of Cargo.toml",
+            test[package]
+        );
     }
 }

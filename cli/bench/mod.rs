@@ -3,9 +3,12 @@
 
 mod noop;
 mod observed;
+pub(crate) mod park;
+pub(crate) mod recover;
 mod remote;
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +18,14 @@ use sealflow_engine::clock::SystemClock;
 use sealflow_engine::dispatcher::{self, Handle, NewRun, Parts};
 use sealflow_engine::event::By;
 use sealflow_engine::executor::{Executor, ExecutorSpec, Machine};
+use sealflow_engine::journal::JournalError;
 use sealflow_engine::resource::Resources;
+use sealflow_engine::workflow::Graph;
 use sealflow_executors::InProcess;
 use sealflow_storage::journal::{CheckReport, OpenOptions, SurrealJournal, check, export};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use noop::Starts;
@@ -40,7 +45,7 @@ pub(crate) struct Load {
 }
 
 /// A distribution, in milliseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -72,65 +77,31 @@ pub(crate) struct Figures {
 
 /// Runs chains of steps that do nothing, and counts.
 pub(crate) async fn chains(folder: &Path, load: Load) -> anyhow::Result<Figures> {
-    let url = format!("surrealkv://{}", folder.join("journal").display());
-    let payloads = folder.join("payloads");
-    let journal = SurrealJournal::open(&url, OpenOptions::new(payloads.clone())).await?;
-    let observed = Arc::new(Observed::new(Arc::new(journal), load.concurrency));
-    let starts = Starts::default();
-    let registry = Arc::new(noop::registry(&starts));
-    let machine = Machine {
-        name: "local".to_owned(),
-        capacity: Resources {
-            cpu: 64,
-            memory: 1 << 40,
-            ..Resources::default()
-        },
-    };
-    let executors: Vec<Arc<dyn Executor>> = if load.remote == 0 {
-        let spec = ExecutorSpec::new("local", machine, load.concurrency.max(1));
-        vec![Arc::new(InProcess::new(
-            spec,
-            registry.clone(),
-            Stores::default(),
-        ))]
+    let here = if load.remote == 0 {
+        load.concurrency.max(1)
     } else {
-        Vec::new()
+        0
     };
-    let mut seed = [0; 32];
-    rand::rngs::OsRng.fill_bytes(&mut seed);
-    let parts = Parts {
-        journal: observed.clone(),
-        registry,
-        executors,
-        clock: Arc::new(SystemClock::default()),
-        seed,
-    };
-    let (dispatcher, handle) = dispatcher::open(parts).await?;
-    let shutdown = CancellationToken::new();
-    let engine = tokio::spawn(dispatcher.run(shutdown.clone()));
+    let bench = Bench::open(folder, here, load.concurrency, Duration::ZERO).await?;
     let far = match load.remote {
         0 => None,
-        count => Some(remote::connect(&handle, count, load.concurrency.div_ceil(count), &starts).await?),
+        count => {
+            let each = load.concurrency.div_ceil(count);
+            Some(remote::connect(&bench.handle, count, each, &bench.starts).await?)
+        }
     };
-    let commits_before = observed.commits();
+    let commits_before = bench.observed.commits();
     let begun = Instant::now();
-    let driven = drive(&handle, &observed, load);
-    tokio::select! {
-        driven = driven => driven?,
-        stalled = observed.stalled(Duration::from_secs(60)) => anyhow::bail!("nothing was committed for {} s", stalled.as_secs()),
-    }
+    let graph = noop::chain(load.steps, bench.handle.registry())?;
+    bench.run(&graph, 0..load.runs).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let commits = observed.commits() - commits_before;
+    let commits = bench.observed.commits() - commits_before;
     if let Some(far) = far {
         far.end().await;
     }
-    shutdown.cancel();
-    engine.await??;
-    drop(handle);
-    let (latency, handoff) = observed.latencies(&starts);
-    observed.close().await?;
-    drop(observed);
-    let (report, exported) = counted(&url, &payloads).await?;
+    let (latency, handoff) = bench.observed.latencies(&bench.starts);
+    bench.close().await?;
+    let (report, exported) = counted(folder).await?;
     let steps = f64::from(u32::try_from(load.runs * load.steps)?);
     Ok(Figures {
         load,
@@ -142,42 +113,126 @@ pub(crate) async fn chains(folder: &Path, load: Load) -> anyhow::Result<Figures>
         durability: "a commit returns after fsync (surrealkv, sync=every); no step starts before what it needs is durable".to_owned(),
         exported_successes: exported,
         problems: report.problems.len(),
-        peak_memory_bytes: peak_memory(),
+        peak_memory_bytes: memory("VmHWM:"),
         version: env!("CARGO_PKG_VERSION"),
     })
 }
 
-/// Starts runs, so many at a time, and waits for the last. Each is started by a client of its own, as people and
-/// triggers do: whoever waited for one start to be durable before asking for the next would measure that.
-async fn drive(handle: &Handle, observed: &Observed, load: Load) -> anyhow::Result<()> {
-    let graph = noop::chain(load.steps, handle.registry())?;
-    let mut starts = JoinSet::new();
-    for id in 0..load.runs {
-        observed.room().await;
-        let new = NewRun {
-            graph: graph.clone(),
-            source: String::new(),
-            params: json!({ "id": id }),
-            key: None,
-            priority: None,
-            by: By::default(),
+/// An engine on a journal in a folder, with stages that do nothing.
+struct Bench {
+    handle: Handle,
+    observed: Arc<Observed>,
+    starts: Starts,
+    shutdown: CancellationToken,
+    engine: JoinHandle<Result<(), JournalError>>,
+}
+
+impl Bench {
+    /// Opens the journal and starts what it says is under way: so many attempts at a time in the process, each of which
+    /// takes so long, and so many runs.
+    async fn open(folder: &Path, slots: usize, runs: usize, each: Duration) -> anyhow::Result<Self> {
+        let (url, payloads) = place(folder);
+        let journal = SurrealJournal::open(&url, OpenOptions::new(payloads)).await?;
+        let observed = Arc::new(Observed::new(Arc::new(journal), runs));
+        let starts = Starts::default();
+        let registry = Arc::new(noop::registry(&starts, each));
+        let machine = Machine {
+            name: "local".to_owned(),
+            capacity: Resources {
+                cpu: 64,
+                memory: 1 << 40,
+                ..Resources::default()
+            },
         };
-        let handle = handle.clone();
-        starts.spawn(async move { handle.start_run(new).await });
-        while let Some(started) = starts.try_join_next() {
+        let executors: Vec<Arc<dyn Executor>> = if slots > 0 {
+            let spec = ExecutorSpec::new("local", machine, slots);
+            vec![Arc::new(InProcess::new(
+                spec,
+                registry.clone(),
+                Stores::default(),
+            ))]
+        } else {
+            Vec::new()
+        };
+        let mut seed = [0; 32];
+        rand::rngs::OsRng.fill_bytes(&mut seed);
+        let parts = Parts {
+            journal: observed.clone(),
+            registry,
+            executors,
+            clock: Arc::new(SystemClock::default()),
+            seed,
+        };
+        let (dispatcher, handle) = dispatcher::open(parts).await?;
+        let shutdown = CancellationToken::new();
+        let engine = tokio::spawn(dispatcher.run(shutdown.clone()));
+        Ok(Self {
+            handle,
+            observed,
+            starts,
+            shutdown,
+            engine,
+        })
+    }
+
+    /// Starts runs, as many at a time as there is room for. Each is started by a client of its own, as people and
+    /// triggers do: whoever waited for one start to be durable before asking for the next would measure that.
+    async fn drive(&self, graph: &Arc<Graph>, ids: Range<usize>) -> anyhow::Result<()> {
+        let mut starts = JoinSet::new();
+        for id in ids {
+            self.observed.room().await;
+            let new = NewRun {
+                graph: graph.clone(),
+                source: String::new(),
+                params: json!({ "id": id }),
+                key: None,
+                priority: None,
+                by: By::default(),
+            };
+            let handle = self.handle.clone();
+            starts.spawn(async move { handle.start_run(new).await });
+            while let Some(started) = starts.try_join_next() {
+                started??;
+            }
+        }
+        while let Some(started) = starts.join_next().await {
             started??;
         }
+        Ok(())
     }
-    while let Some(started) = starts.join_next().await {
-        started??;
+
+    /// Starts runs, and waits until all have ended or rest.
+    async fn run(&self, graph: &Arc<Graph>, ids: Range<usize>) -> anyhow::Result<()> {
+        let settled = self.observed.settled() + ids.len();
+        let all = async {
+            self.drive(graph, ids).await?;
+            self.observed.until_settled(settled).await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            done = all => done,
+            stalled = self.observed.stalled(Duration::from_secs(60)) => anyhow::bail!("nothing was committed for {} s", stalled.as_secs()),
+        }
     }
-    observed.all_ended(load.runs).await;
-    Ok(())
+
+    async fn close(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.engine.await??;
+        drop(self.handle);
+        Ok(self.observed.close().await?)
+    }
+}
+
+/// Where the journal and its payloads are.
+fn place(folder: &Path) -> (String, PathBuf) {
+    let url = format!("surrealkv://{}", folder.join("journal").display());
+    (url, folder.join("payloads"))
 }
 
 /// Holds the journal against its invariants, and counts successes in an export.
-async fn counted(url: &str, payloads: &Path) -> anyhow::Result<(CheckReport, u64)> {
-    let journal = SurrealJournal::open(url, OpenOptions::new(payloads.to_owned())).await?;
+async fn counted(folder: &Path) -> anyhow::Result<(CheckReport, u64)> {
+    let (url, payloads) = place(folder);
+    let journal = SurrealJournal::open(&url, OpenOptions::new(payloads)).await?;
     let report = check(&journal).await?;
     let mut count = Successes(0);
     export(&journal, &mut count).await?;
@@ -211,10 +266,10 @@ fn spread(mut all: Vec<f64>) -> Spread {
     }
 }
 
-/// The most memory that this process ever had.
-fn peak_memory() -> Option<u64> {
+/// What the system says about this process's memory, in bytes: `VmHWM:`, the most that it ever had, or `VmRSS:`.
+fn memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use sealflow_engine::failure::Failure;
@@ -28,13 +28,23 @@ impl Starts {
             .push((place, now));
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// When the first attempt began.
+    pub(super) fn first(&self) -> Option<Instant> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(_, at)| *at).min()
+    }
+
     pub(super) fn all(&self) -> Vec<(Place, Instant)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// The stage.
-pub(super) struct Noop(Starts);
+pub(super) struct Noop(Starts, Duration);
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(super) struct Nothing {}
@@ -53,12 +63,15 @@ impl Stage for Noop {
 
     async fn run(&self, cx: &StageContext, _: Nothing) -> Result<Outcome<Nothing>, Failure> {
         self.0.add((cx.key.run.clone(), cx.key.step.to_string()));
+        if !self.1.is_zero() {
+            tokio::time::sleep(self.1).await;
+        }
         Ok(Outcome::Done(Nothing {}))
     }
 }
 
-/// The stage, and something for runs to be about.
-pub(super) fn registry(starts: &Starts) -> StageRegistry {
+/// The stage, whose attempts take so long, and something for runs to be about.
+pub(super) fn registry(starts: &Starts, each: Duration) -> StageRegistry {
     let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
     let kind = SubjectKind {
         name: "thing",
@@ -66,7 +79,7 @@ pub(super) fn registry(starts: &Starts) -> StageRegistry {
         subject,
     };
     let registry = StageRegistry::default().with_subject(kind).with_type::<u64>();
-    registry.with(Noop(starts.clone()))
+    registry.with(Noop(starts.clone(), each))
 }
 
 /// A chain of so many steps.
@@ -79,7 +92,20 @@ pub(super) fn chain(steps: usize, registry: &StageRegistry) -> anyhow::Result<Ar
             writeln!(text, "needs = [\"s{before}\"]")?;
         }
     }
-    let (graph, complaints) = load(&text, registry);
+    loaded(&text, registry)
+}
+
+/// A step, then a wait for a signal that may never come, then another step.
+pub(super) fn parking(registry: &StageRegistry) -> anyhow::Result<Arc<Graph>> {
+    const TEXT: &str = "[workflow]\nname = \"parking\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\n\
+        [steps.s0]\nstage = \"noop\"\n\
+        [steps.lights]\nneeds = [\"s0\"]\nwait = { signal = \"go\" }\n\
+        [steps.s1]\nstage = \"noop\"\nneeds = [\"lights\"]\n";
+    loaded(TEXT, registry)
+}
+
+fn loaded(text: &str, registry: &StageRegistry) -> anyhow::Result<Arc<Graph>> {
+    let (graph, complaints) = load(text, registry);
     graph
         .map(Arc::new)
         .ok_or_else(|| anyhow::anyhow!("{complaints:?}"))

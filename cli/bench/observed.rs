@@ -26,7 +26,8 @@ pub(super) struct Observed {
     commits: AtomicU64,
     /// When each success was durable.
     durable: Mutex<Vec<(Place, Instant)>>,
-    ended: AtomicUsize,
+    /// Runs that ended or came to rest.
+    settled: AtomicUsize,
     room: Semaphore,
     progress: Notify,
 }
@@ -37,7 +38,7 @@ impl Observed {
             journal,
             commits: AtomicU64::new(0),
             durable: Mutex::default(),
-            ended: AtomicUsize::new(0),
+            settled: AtomicUsize::new(0),
             room: Semaphore::new(concurrency),
             progress: Notify::new(),
         }
@@ -55,10 +56,16 @@ impl Observed {
         }
     }
 
-    pub(super) async fn all_ended(&self, runs: usize) {
-        while self.ended.load(Ordering::Acquire) < runs {
+    /// How often a run ended or came to rest.
+    pub(super) fn settled(&self) -> usize {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Waits until that happened so often.
+    pub(super) async fn until_settled(&self, runs: usize) {
+        while self.settled() < runs {
             let progress = self.progress.notified();
-            if self.ended.load(Ordering::Acquire) < runs {
+            if self.settled() < runs {
                 progress.await;
             }
         }
@@ -110,14 +117,11 @@ impl Observed {
             }
         }
         drop(durable);
-        let ended = batch
-            .runs
-            .values()
-            .filter(|(_, row)| row.status.is_final())
-            .count();
-        if ended > 0 {
-            self.ended.fetch_add(ended, Ordering::Release);
-            self.room.add_permits(ended);
+        let settled = |(_, row): &&(u64, RunRow)| row.status.is_final() || row.rest.is_some();
+        let settled = batch.runs.values().filter(settled).count();
+        if settled > 0 {
+            self.settled.fetch_add(settled, Ordering::Release);
+            self.room.add_permits(settled);
             self.progress.notify_one();
         }
     }

@@ -1,12 +1,13 @@
 //! `sealflow bench`: what the engine costs on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Subcommand;
 
-use crate::bench::{Figures, Load, Spread, chains};
+use crate::bench::{Figures, Load, Spread, chains, park, recover};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::output;
@@ -46,62 +47,225 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs that wait for a signal: their memory, the time of a start, and whether others are slower for them
+    ///
+    /// They are made, and a second process opens the same journal. It is checked at the end.
+    Park {
+        /// Runs that wait
+        #[arg(long, default_value_t = 100_000)]
+        runs: usize,
+        /// The folder for the journal; its disk is what is measured [default: in the home]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Be the second process
+        #[arg(long, hide = true)]
+        reopen: Option<PathBuf>,
+    },
+    /// Kill a daemon with many runs in flight, and start the next: how long until it goes on, and what was lost
+    ///
+    /// An export of the journal counts each success at the end, and the journal is checked.
+    Recover {
+        /// Runs in flight
+        #[arg(long, default_value_t = 1000)]
+        runs: usize,
+        /// The folder for the journal; its disk is what is measured [default: in the home]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Be the process that is killed
+        #[arg(long, hide = true)]
+        victim: Option<PathBuf>,
+    },
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
-    let Command::Engine {
+    match args.command {
+        Command::Engine {
+            runs,
+            steps,
+            concurrency,
+            remote,
+            folder,
+            json,
+        } => {
+            let load = Load {
+                runs,
+                steps,
+                concurrency,
+                remote,
+            };
+            engine(cx, load, folder, json).await
+        }
+        Command::Park {
+            runs,
+            reopen: Some(folder),
+            ..
+        } => output::json(&Box::pin(park::reopen(&folder, runs)).await?),
+        Command::Park {
+            runs, folder, json, ..
+        } => parked(cx, runs, folder, json).await,
+        Command::Recover {
+            runs,
+            victim: Some(folder),
+            ..
+        } => Box::pin(recover::victim(&folder, runs, || output::data("ready\n"))).await,
+        Command::Recover {
+            runs, folder, json, ..
+        } => recovered(cx, runs, folder, json).await,
+    }
+}
+
+/// A folder of its own, which goes with its owner.
+fn own_folder(cx: &Context, folder: Option<PathBuf>) -> anyhow::Result<tempfile::TempDir> {
+    cx.home.prepare()?;
+    let folder = folder.unwrap_or_else(|| cx.home.root().to_owned());
+    tempfile::tempdir_in(&folder).with_context(|| format!("cannot write {}", folder.display()))
+}
+
+/// This program again, as another process of the same benchmark.
+fn again(
+    cx: &Context,
+    what: &str,
+    role: &str,
+    folder: &Path,
+    runs: usize,
+) -> anyhow::Result<process::Command> {
+    let mut command = process::Command::new(std::env::current_exe()?);
+    command
+        .arg("--home")
+        .arg(cx.home.root())
+        .args(["bench", what, "--runs"]);
+    command.arg(runs.to_string()).arg(role).arg(folder);
+    Ok(command)
+}
+
+fn at_least_one(runs: usize) -> anyhow::Result<()> {
+    if runs == 0 {
+        return Err(CliError::new(Kind::Usage, "take at least one run").into());
+    }
+    Ok(())
+}
+
+async fn parked(cx: &Context, runs: usize, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    at_least_one(runs)?;
+    let folder = own_folder(cx, folder)?;
+    let second = |folder: &Path| again(cx, "park", "--reopen", folder, runs);
+    let figures = Box::pin(park::measure(folder.path(), runs, second)).await?;
+    if json {
+        output::json(&figures)?;
+    } else {
+        let size = |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| ByteSize(bytes).to_string());
+        let there = &figures.reopened;
+        let rate = |rate: f64| format!("{rate:.0} durable steps a second");
+        table([
+            ("runs that wait", figures.runs.to_string()),
+            ("made in", format!("{:.1} s", figures.fill_seconds)),
+            ("open again after", format!("{:.2} s", there.open_seconds)),
+            ("memory then", size(there.memory_bytes)),
+            ("at most until then", size(there.peak_memory_bytes)),
+            ("others, without them", rate(figures.alone_steps_per_second)),
+            (
+                "others, beside them",
+                format!("{}, {:.2} times", rate(there.steps_per_second), figures.ratio),
+            ),
+            ("a signal is durable", told(there.wake_ms)),
+        ]);
+    }
+    sound(figures.reopened.problems)
+}
+
+async fn recovered(cx: &Context, runs: usize, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    at_least_one(runs)?;
+    let folder = own_folder(cx, folder)?;
+    let first = |folder: &Path| again(cx, "recover", "--victim", folder, runs);
+    let figures = Box::pin(recover::measure(folder.path(), runs, first)).await?;
+    if json {
+        output::json(&figures)?;
+    } else {
+        let seconds = |seconds: f64| format!("{seconds:.2} s");
+        table([
+            (
+                "in flight",
+                format!(
+                    "{} of {} steps",
+                    output::count(figures.runs, "run"),
+                    figures.steps
+                ),
+            ),
+            ("first attempt after", seconds(figures.first_dispatch_seconds)),
+            ("all under way after", seconds(figures.all_dispatched_seconds)),
+            ("all ended after", seconds(figures.ended_seconds)),
+            ("successes", figures.exported_successes.to_string()),
+        ]);
+    }
+    let wanted = figures.runs as u64 * figures.steps as u64;
+    counted(wanted, figures.exported_successes)?;
+    sound(figures.problems)
+}
+
+async fn engine(cx: &Context, load: Load, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+    let Load {
         runs,
         steps,
         concurrency,
-        remote,
-        folder,
-        json,
-    } = args.command;
+        ..
+    } = load;
     if runs == 0 || steps == 0 || concurrency == 0 || steps > 50_000 {
         let text = "take at least one run of one step at a time, and at most 50,000 steps a run";
         return Err(CliError::new(Kind::Usage, text).into());
     }
-    cx.home.prepare()?;
-    let folder = folder.unwrap_or_else(|| cx.home.root().to_owned());
-    let folder =
-        tempfile::tempdir_in(&folder).with_context(|| format!("cannot write {}", folder.display()))?;
-    let load = Load {
-        runs,
-        steps,
-        concurrency,
-        remote,
-    };
+    let folder = own_folder(cx, folder)?;
     let figures = Box::pin(chains(folder.path(), load)).await?;
-    let wanted = runs as u64 * steps as u64;
     if json {
         output::json(&figures)?;
     } else {
         show(&figures);
     }
-    if figures.problems > 0 || figures.exported_successes != wanted {
-        let text = format!(
-            "{} of {wanted} successes were exported, and the journal has {}",
-            figures.exported_successes,
-            output::count(figures.problems, "problem")
-        );
-        return Err(CliError::new(Kind::CheckFailed, text).into());
+    counted(runs as u64 * steps as u64, figures.exported_successes)?;
+    sound(figures.problems)
+}
+
+/// Each success is there once.
+fn counted(wanted: u64, exported: u64) -> anyhow::Result<()> {
+    if wanted == exported {
+        return Ok(());
     }
-    Ok(())
+    let text = format!("{exported} of {wanted} successes were exported");
+    Err(CliError::new(Kind::CheckFailed, text).into())
+}
+
+fn sound(problems: usize) -> anyhow::Result<()> {
+    if problems == 0 {
+        return Ok(());
+    }
+    let text = format!("the journal has {}", output::count(problems, "problem"));
+    Err(CliError::new(Kind::CheckFailed, text).into())
+}
+
+fn table<const N: usize>(rows: [(&str, String); N]) {
+    let rows = rows.into_iter().map(|(what, is)| vec![what.to_owned(), is]);
+    output::table(&["", ""], rows.collect());
+}
+
+fn told(spread: Spread) -> String {
+    format!(
+        "p50 {:.2} ms, p99 {:.2} ms, at most {:.2} ms",
+        spread.p50, spread.p99, spread.max
+    )
 }
 
 fn show(figures: &Figures) {
-    let spread = |spread: Spread| {
-        format!(
-            "p50 {:.2} ms, p99 {:.2} ms, at most {:.2} ms",
-            spread.p50, spread.p99, spread.max
-        )
-    };
     let load = figures.load;
     let place = match load.remote {
         0 => "in the process".to_owned(),
         count => format!("on {} over gRPC", output::count(count, "executor")),
     };
-    let rows = [
+    table([
         (
             "load",
             format!(
@@ -118,8 +282,8 @@ fn show(figures: &Figures) {
                 figures.steps_per_second, figures.seconds
             ),
         ),
-        ("step latency", spread(figures.step_latency_ms)),
-        ("hand-off", spread(figures.handoff_ms)),
+        ("step latency", told(figures.step_latency_ms)),
+        ("hand-off", told(figures.handoff_ms)),
         ("commits", figures.commits.to_string()),
         ("durability", figures.durability.clone()),
         (
@@ -128,11 +292,5 @@ fn show(figures: &Figures) {
                 .peak_memory_bytes
                 .map_or_else(String::new, |bytes| ByteSize(bytes).to_string()),
         ),
-    ];
-    output::table(
-        &["", ""],
-        rows.into_iter()
-            .map(|(what, is)| vec![what.to_owned(), is])
-            .collect(),
-    );
+    ]);
 }

@@ -1,7 +1,6 @@
 //! `sealflow daemon`: decides, owns the store, and serves the API.
 
 use anyhow::Context as _;
-use sealflow_engine::journal::Journal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -57,7 +56,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         pid: std::process::id(),
         workers: workers_url.clone(),
     }))?;
-    let open = engine.journal.open_runs().await?.len();
+    let open = engine.handle.engine().await?.open;
     tracing::info!(home = %cx.home.root().display(), url, open_runs = open, journal = engine.journal.place(), "daemon ready");
     output::note(&format!(
         "sealflow daemon on {}, listening on {url}",

@@ -10,6 +10,7 @@ mod explain;
 mod machines;
 mod migrate;
 mod request;
+mod resting;
 mod served;
 mod site;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use admission::{Host, Place, Turn};
 use attempt::Limit;
 use machines::Contact;
 use request::{check_artifacts, check_params};
+use resting::Resting;
 use served::{Collector, Together};
 use trigger::Armed;
 
@@ -91,6 +93,7 @@ pub struct Core {
     /// Workflows whose triggers are switched on.
     armed: BTreeMap<WorkflowName, Armed>,
     runs: BTreeMap<RunId, Live>,
+    resting: Resting,
     /// Runs that contradict themselves; they are left alone, and nobody else is disturbed.
     damaged: BTreeMap<RunId, String>,
     keys: HashMap<String, RunId>,
@@ -146,6 +149,7 @@ impl Core {
             site_entries: Vec::new(),
             armed: BTreeMap::new(),
             runs: BTreeMap::new(),
+            resting: Resting::default(),
             damaged: BTreeMap::new(),
             keys: HashMap::new(),
             claims: HashMap::new(),
@@ -178,11 +182,12 @@ impl Core {
         bytes
     }
 
-    /// Takes up a run from its journal: the only way runs are taken up, after a start or a restart.
+    /// Takes up a run from its journal: the only way runs are taken up, after a start, a restart or a rest.
     /// Attempts that may still run get their full time limits again, because the clock that judged
     /// them is gone.
     pub fn restore(&mut self, state: RunState, now: Now) {
         let run = state.id.clone();
+        self.resting.remove(&run);
         let mut effects = Vec::new();
         let mut running = Vec::new();
         for (ix, step) in state.steps() {
@@ -273,7 +278,7 @@ impl Core {
 
     /// Open runs.
     pub fn open(&self) -> usize {
-        self.runs.len()
+        self.runs.len() + self.resting.len()
     }
 
     /// Runs that are set aside, and why.
@@ -381,6 +386,7 @@ impl Core {
             if let Some(transition) = self.seal(&run, at) {
                 transitions.push(transition);
             }
+            self.let_rest(&run, now);
         }
         if !self.stray.is_empty() {
             transitions.push(Transition {
@@ -671,6 +677,7 @@ fn dispatched(effect: &Effect) -> Option<&AttemptKey> {
         Effect::Dispatch(dispatch) => Some(&dispatch.key),
         Effect::Stop { .. }
         | Effect::Attach { .. }
+        | Effect::Recall(_)
         | Effect::Launch(_)
         | Effect::Deliver(_)
         | Effect::Fire(_) => None,

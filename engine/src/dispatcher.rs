@@ -2,6 +2,7 @@
 //! and only then carries out the effects. Everybody else holds a [`Handle`].
 
 mod payloads;
+mod resting;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -26,12 +27,12 @@ use crate::executor::{Executor, Job, Machine, News, Report, Reports};
 use crate::failure::Failure;
 use crate::id::{AttemptKey, RunId, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Batch, Journal, JournalError, OpenRun};
-use crate::rows::RunRow;
 use crate::run::{InputValue, RunState};
 use crate::site::{Enabled, Hold, HoldKind, SiteState};
 use crate::stage::{Outcome, Progress, StageRegistry};
 use crate::workflow::Graph;
 use payloads::Payloads;
+use resting::Recalls;
 
 /// Outputs up to this many bytes of JSON are kept in the journal, larger ones in payload files.
 pub const INLINE_LIMIT: usize = 16 << 10;
@@ -119,6 +120,8 @@ enum Internal {
     Report(Report, Option<Ack>),
     Reports(Vec<Report>),
     Fired(Box<Fire>, Result<BTreeMap<String, Value>, String>),
+    /// A run that rested is read again.
+    Recalled(RunId, Box<Result<RunState, String>>),
     /// A run's parameters and what its subject owns are read.
     Launched {
         launch: Box<Launch>,
@@ -410,7 +413,7 @@ pub struct Parts {
 /// that memory stays bounded when the journal is slow.
 const QUEUE: usize = 4096;
 /// Runs that a start reads at once.
-const TAKEN_UP: u32 = 500;
+const TAKEN_UP: u32 = 1000;
 
 /// How often wall-clock timers are looked at: the wall clock may jump.
 const WALL_CHECK: Duration = Duration::from_secs(5);
@@ -435,7 +438,11 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         let Some(open) = page.last() else { break };
         last = Some(open.row.run.clone());
         for OpenRun { row, entries } in page {
-            match replay(&*parts.journal, &row, entries, &mut graphs).await? {
+            if let Some(rest) = row.rest {
+                core.restore_resting(&row, rest);
+                continue;
+            }
+            match replay(&*parts.journal, &row.run, entries, &mut graphs).await? {
                 Ok(state) => core.restore(state, parts.clock.now()),
                 Err(why) => core.set_aside(&row, why),
             }
@@ -470,6 +477,7 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         internal_in,
         changed,
         pending: Group::default(),
+        recalls: Recalls::new(graphs),
     };
     Ok((dispatcher, handle))
 }
@@ -477,7 +485,7 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
 /// Folds the journal of one run. What is wrong with this run alone is no error of the whole.
 async fn replay(
     journal: &dyn Journal,
-    row: &RunRow,
+    run: &RunId,
     entries: Result<Vec<Entry>, String>,
     graphs: &mut Graphs,
 ) -> Result<Result<RunState, String>, JournalError> {
@@ -490,7 +498,7 @@ async fn replay(
         Err(JournalError::Corrupt(why)) => return Ok(Err(why)),
         Err(error) => return Err(error),
     };
-    Ok(RunState::fold(&row.run, &graphs, &entries).map_err(|error| error.to_string()))
+    Ok(RunState::fold(run, &graphs, &entries).map_err(|error| error.to_string()))
 }
 
 /// Graphs that were read from the journal, by hash.
@@ -596,6 +604,7 @@ pub struct Dispatcher {
     internal_in: mpsc::Sender<Internal>,
     changed: watch::Sender<u64>,
     pending: Group,
+    recalls: Recalls,
 }
 
 impl Dispatcher {
@@ -678,6 +687,9 @@ impl Dispatcher {
     }
 
     fn take_request(&mut self, request: Request) {
+        let Some(request) = self.wait_for_recall(request) else {
+            return;
+        };
         let now = self.now();
         match request {
             Request::Start(start, reply) => {
@@ -853,6 +865,7 @@ impl Dispatcher {
                     self.take_report(report, None);
                 }
             }
+            Internal::Recalled(run, state) => self.recalled(&run, *state),
             Internal::Launched {
                 launch,
                 params,
@@ -865,6 +878,7 @@ impl Dispatcher {
         match effect {
             Effect::Dispatch(dispatch) => self.dispatch(*dispatch),
             Effect::Launch(launch) => self.launch(*launch),
+            Effect::Recall(run) => self.recall(run),
             Effect::Fire(fire) => self.fire(*fire),
             Effect::Deliver(delivery) => self.deliver(*delivery),
             Effect::Stop { executor, key } if run_of(&executor).is_some() => {

@@ -194,7 +194,7 @@ pub enum JournalError {
 pub struct OpenRun {
     /// Its row.
     pub row: RunRow,
-    /// All its entries, or why they cannot be read.
+    /// All its entries, or why they cannot be read; none if its row says that it rests.
     pub entries: Result<Vec<Entry>, String>,
 }
 
@@ -251,14 +251,19 @@ pub trait Journal: Send + Sync + 'static {
     /// Runs that have not ended, or have attempts that have not.
     fn open_runs(&self) -> JournalFuture<'_, Vec<RunRow>>;
 
-    /// Open runs with their entries: at most `limit` of those that come after `after`, in order. A run
-    /// that cannot be read keeps no other from being read.
+    /// Open runs with their entries: at most `limit` of those that come after `after`, in order. Of runs that rest no
+    /// entries are read. A run that cannot be read keeps no other from being read.
     fn open_histories<'a>(&'a self, after: Option<&'a RunId>, limit: u32) -> JournalFuture<'a, Vec<OpenRun>> {
         Box::pin(async move {
             let mut open = Vec::new();
             let rows = self.open_runs().await?.into_iter();
             let rows = rows.filter(|row| after.is_none_or(|after| row.run > *after));
             for row in rows.take(limit as usize) {
+                if row.rest.is_some() {
+                    let entries = Ok(Vec::new());
+                    open.push(OpenRun { row, entries });
+                    continue;
+                }
                 let entries = match self.entries(&row.run, 1, u32::MAX).await {
                     Ok(entries) => Ok(entries),
                     Err(JournalError::Corrupt(why)) => Err(why),

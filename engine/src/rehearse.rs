@@ -103,7 +103,7 @@ pub fn rehearse(
     params: Value,
     script: Script,
 ) -> Result<Rehearsal, Refused> {
-    let mut core = Core::new(registry.clone(), executors, [0; 32]);
+    let mut core = Core::new(registry.clone(), executors, [0; 32]).keeping_all();
     let artifacts = owned(graph);
     let start = StartRun {
         graph: graph.clone(),
@@ -229,8 +229,8 @@ impl Stage {
             for effect in transition.effects {
                 match effect {
                     Effect::Dispatch(dispatch) => self.begin(*dispatch),
-                    // Triggers are not switched on here.
-                    Effect::Fire(_) => {}
+                    // Triggers are not switched on here, and all runs are kept.
+                    Effect::Fire(_) | Effect::Recall(_) => {}
                     Effect::Launch(launch) => {
                         let params = at_hand(launch.input.clone());
                         let owned = owned(&launch.graph);

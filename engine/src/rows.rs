@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::event::Output;
 use crate::failure::Failure;
 use crate::id::{RunId, StepName, Subject, WorkflowName};
-use crate::run::{Current, Discarding, RunState, RunStatus, StepStatus};
+use crate::run::{Current, Discarding, Rest, RunState, RunStatus, StepStatus};
 use crate::stage::{Claim, Wake};
 use crate::workflow::StepIx;
 
@@ -52,6 +52,10 @@ pub struct RunRow {
     /// Superseded attempts that have not ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discarding: Vec<Discarding>,
+    /// Nothing is to be done about it for a while. A start reads no entries of such a run. Where this is missing, it is
+    /// only not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -122,6 +126,7 @@ pub fn run_row(run: &RunState) -> RunRow {
         created_at: run.created_at,
         updated_at: run.updated_at,
         discarding: run.discarding.values().cloned().collect(),
+        rest: run.rest(),
     }
 }
 

@@ -5,9 +5,11 @@
 mod fold;
 mod items;
 mod migrate;
+mod rest;
 mod value;
 
 pub use items::Items;
+pub use rest::Rest;
 pub use value::{InputValue, Judgement};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -250,6 +250,7 @@ impl Core {
             self.limits.pop_first();
             self.give_up(&key, limit, now);
         }
+        self.recall_due(now);
         self.look_after_machines(now);
         for place in &mut self.places {
             if place.suspended_until <= now.mono_ms {
@@ -314,6 +315,7 @@ impl Core {
                 .into_iter()
                 .flatten()
                 .map(|(due, ..)| *due)
+                .chain(self.resting.next())
                 .chain(self.next_trigger())
                 .chain(self.collecting.values().map(|collector| collector.due))
                 .min(),

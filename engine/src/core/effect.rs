@@ -20,6 +20,8 @@ pub enum Effect {
     Fire(Box<Fire>),
     /// Report what a run that has ended gives to the attempts whose work it did.
     Deliver(Box<Delivery>),
+    /// Read a run that rests, and take it up.
+    Recall(RunId),
     /// Ask this executor whether it still has an attempt from before a restart.
     Attach {
         /// The executor.

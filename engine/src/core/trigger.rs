@@ -236,7 +236,7 @@ impl Core {
     /// A run that a trigger started and that is open.
     fn open_of(&self, workflow: &WorkflowName, index: u32) -> Option<RunId> {
         let run = self.site.last_run(workflow, index)?;
-        self.runs.contains_key(run).then(|| run.clone())
+        (self.runs.contains_key(run) || self.resting.contains(run)).then(|| run.clone())
     }
 
     /// When the next time comes, milliseconds since 1970.

@@ -30,6 +30,8 @@ struct Doubtful {
     inner: MemoryJournal,
     commits: Semaphore,
     payloads: Semaphore,
+    /// Entries of how many runs were read.
+    read: AtomicUsize,
     /// Commits that were asked for, and that were done.
     asked: AtomicUsize,
     done: AtomicUsize,
@@ -47,6 +49,7 @@ impl Doubtful {
             inner,
             commits: Semaphore::new(0),
             payloads: Semaphore::new(Semaphore::MAX_PERMITS),
+            read: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
             fails: AtomicBool::new(false),
@@ -117,6 +120,7 @@ impl Journal for Doubtful {
     }
 
     fn entries<'a>(&'a self, run: &'a RunId, from: u64, limit: u32) -> JournalFuture<'a, Vec<Entry>> {
+        self.read.fetch_add(1, Ordering::SeqCst);
         self.inner.entries(run, from, limit)
     }
 
@@ -652,6 +656,61 @@ async fn a_run_that_cannot_be_read_is_set_aside_alone() {
         matches!(refused, Err(RequestError::Refused(Refused::Damaged { .. }))),
         "{refused:?}"
     );
+    daemon.end().await;
+}
+
+#[tokio::test]
+async fn a_run_that_rests_is_read_when_it_is_asked_about() {
+    let (journal, executor) = (Doubtful::open(), Manual::new(false));
+    let daemon = Daemon::on(&journal, &executor, 1).await;
+    let run = daemon.started(1).await;
+    until("it starts", async || executor.started().len() == 1).await;
+    let key = executor.started()[0].key.clone();
+    let failure = Failure::permanent("broken", "a person must look");
+    executor.end(&key, News::Ended(Err(failure))).await;
+    let paused = async || journal.run(&run).await.unwrap().unwrap();
+    until("it rests", async || paused().await.rest.is_some()).await;
+    daemon.end().await;
+
+    let (journal, executor) = (Doubtful::on(journal.inner.successor()), Manual::new(true));
+    let daemon = Daemon::on(&journal, &executor, 2).await;
+    let engine = daemon.handle.engine().await.unwrap();
+    assert_eq!(
+        (engine.open, journal.read.load(Ordering::SeqCst)),
+        (1, 0),
+        "only its row is read"
+    );
+    // Its subject is taken all the same.
+    let busy = daemon.handle.start_run(new_run(1, None)).await;
+    assert!(
+        matches!(busy, Err(RequestError::Refused(Refused::Busy { .. }))),
+        "{busy:?}"
+    );
+    for _ in 0..2 {
+        let live = daemon.handle.live(&run).await.unwrap();
+        assert!(
+            format!("{:?}", live.why).contains("a person must look"),
+            "{:?}",
+            live.why
+        );
+    }
+    assert_eq!(
+        journal.read.load(Ordering::SeqCst),
+        2,
+        "between the questions it rested"
+    );
+    let asked = (0..3).map(|_| {
+        let (handle, run) = (daemon.handle.clone(), run.clone());
+        tokio::spawn(async move { handle.operate(&run, Verb::Retry(None), By::default()).await })
+    });
+    let mut answers = Vec::new();
+    for asked in asked.collect::<Vec<_>>() {
+        answers.push(asked.await.unwrap().is_ok());
+    }
+    assert!(answers.contains(&true), "{answers:?}");
+    assert_eq!(ended(&journal, &run).await, RunStatus::Succeeded);
+    rows_are_folds(&journal).await;
+    assert_eq!(daemon.handle.engine().await.unwrap().open, 0);
     daemon.end().await;
 }
 

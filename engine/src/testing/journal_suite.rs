@@ -470,6 +470,9 @@ async fn open_runs_come_with_their_entries(journal: &impl Journal) {
         match n {
             20..30 => appends.extend([run.one_done(), run.finished()]),
             30 | 599 => appends.extend((0..1100).map(|at| run.next(vec![signal(at)]))),
+            // Some rest, and one of them did and does not any more.
+            _ if n % 5 == 0 => appends.push(run.parked()),
+            101 => appends.extend([run.parked(), run.woken()]),
             _ if n % 2 == 0 => appends.push(run.one_done()),
             _ => {}
         }
@@ -492,10 +495,18 @@ async fn open_runs_come_with_their_entries(journal: &impl Journal) {
     for (open, run) in found.iter().zip(&runs) {
         assert_eq!(open.row, run_row(&run.state));
         let entries = open.entries.as_ref().expect("its entries");
+        if run.state.rest().is_some() {
+            assert!(entries.is_empty(), "a run that rests is not read");
+            continue;
+        }
         assert!(entries.iter().map(|entry| entry.seq).eq(1..=run.state.seq));
         let stored = journal.entries(&run.id(), 1, 3).await.expect("reading");
         assert!(entries.starts_with(&stored));
     }
+    assert_eq!(
+        found.iter().filter(|open| open.row.rest.is_some()).count(),
+        runs.iter().filter(|run| run.state.rest().is_some()).count()
+    );
     let rows: Vec<RunRow> = found.into_iter().map(|open| open.row).collect();
     assert_eq!(journal.open_runs().await.expect("reading"), rows);
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::core::accepted_artifacts;
-use crate::event::{By, Entry, Event, Output, RunEnd};
+use crate::event::{By, Entry, Event, Output, RunEnd, WaitReason};
 use crate::failure::Failure;
 use crate::id::{RunId, StageName, StepName, Subject, Token, WorkflowName};
 use crate::journal::{Append, StoredGraph};
 use crate::resource::Resources;
 use crate::rows::{run_row, step_row};
 use crate::run::RunState;
-use crate::stage::Claim;
+use crate::stage::{Claim, Wake};
 use crate::workflow::{Graph, GraphData, Retry, RewindEdge, StageRef, StepIx, StepSpec, Timeouts};
 
 /// A run of two steps, `one` (which makes the artifact `sealed`) and `two` (from which the code
@@ -158,6 +158,24 @@ impl SampleRun {
             artifacts,
             graph: None,
         }
+    }
+
+    /// Step `one` waits for a signal: the run rests.
+    pub fn parked(&mut self) -> Append {
+        let one = self.state.name(StepIx(0));
+        let attempt = Some(self.state.step(StepIx(0)).attempts);
+        self.next(vec![Event::StepWaiting {
+            step: one,
+            wake: Wake::Signal("go".to_owned()),
+            reason: WaitReason::Parked,
+            attempt,
+        }])
+    }
+
+    /// Step `one` waits no more.
+    pub fn woken(&mut self) -> Append {
+        let step = self.state.name(StepIx(0));
+        self.next(vec![Event::StepWoken { step }])
     }
 
     /// Step `one` succeeds and step `two` starts.

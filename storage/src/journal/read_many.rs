@@ -78,9 +78,15 @@ impl SurrealJournal {
         }
         let mut found = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(SPAN) {
-            let wanted: Vec<(&RunId, u64)> = chunk.iter().map(|row| (&row.run, 1)).collect();
+            let awake = chunk.iter().filter(|row| row.rest.is_none());
+            let wanted: Vec<(&RunId, u64)> = awake.map(|row| (&row.run, 1)).collect();
             let mut spanned = self.span(&wanted).await?.map(Vec::into_iter);
             for row in chunk {
+                if row.rest.is_some() {
+                    let (row, entries) = (row.clone(), Ok(Vec::new()));
+                    found.push(OpenRun { row, entries });
+                    continue;
+                }
                 let records = match spanned.as_mut().and_then(Iterator::next) {
                     Some(records) => records,
                     None => self.all_records(&row.run).await?,

@@ -8,6 +8,7 @@ use sealflow_engine::crash;
 use sealflow_engine::id::RunId;
 use sealflow_engine::journal::{Batch, JournalError};
 use sealflow_engine::rows::RunRow;
+use sealflow_engine::run::Rest;
 use surrealdb::types::{Object, Value};
 use tokio::sync::Mutex;
 
@@ -22,7 +23,7 @@ const TRIES: usize = 10;
 /// What the only writer of a journal remembers.
 pub(super) struct Writer {
     epoch: u64,
-    /// Open runs that were written to: how far they are and what of them is in their row. An open run
+    /// Open runs that were written to and do not rest: how far they are and what of them is in their row. An open run
     /// that is not here is looked up once.
     heads: HashMap<RunId, Head>,
     /// Graphs that are stored.
@@ -56,7 +57,7 @@ impl Writer {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Head {
     seq: u64,
-    shown: (&'static str, Option<String>, String, i32, bool),
+    shown: (&'static str, Option<String>, String, i32, bool, Option<Rest>),
 }
 
 impl Head {
@@ -69,6 +70,7 @@ impl Head {
                 row.graph.clone(),
                 row.priority,
                 is_open(row),
+                row.rest,
             ),
         }
     }
@@ -161,7 +163,8 @@ impl SurrealJournal {
         }
         done?;
         for (run, (_, row)) in &batch.runs {
-            if is_open(row) {
+            // Runs that rest are many; they are looked up once when they go on.
+            if is_open(row) && row.rest.is_none() {
                 writer.heads.insert(run.clone(), Head::of(row));
             } else {
                 writer.heads.remove(run);

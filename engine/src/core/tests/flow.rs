@@ -127,7 +127,7 @@ impl Flow {
         let graph = Self::graph_of(steps);
         let mut spec = place("main", 100, 1000);
         spec.machine.capacity.cpu = 100;
-        let mut core = Core::new(stages(), vec![spec], [7; 32]);
+        let mut core = Core::new(stages(), vec![spec], [7; 32]).keeping_all();
         let now = Now {
             wall_ms: 0,
             mono_ms: 0,
@@ -191,8 +191,8 @@ impl Flow {
                         self.core.report(report, now);
                     }
                     Effect::Attach { key, .. } => self.asked.push(key),
-                    Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
-                        panic!("no run works for another")
+                    Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) | Effect::Recall(_) => {
+                        panic!("no run works for another, and all are kept")
                     }
                 }
             }

@@ -138,7 +138,7 @@ fn place(name: &str, slots: usize, memory: u64) -> ExecutorSpec {
 }
 
 fn core(places: Vec<ExecutorSpec>) -> Core {
-    Core::new(registry(), places, [1; 32])
+    Core::new(registry(), places, [1; 32]).keeping_all()
 }
 
 fn at(ms: u64) -> Now {

@@ -111,7 +111,7 @@ fn rack() -> Machine {
 }
 
 fn core_of(specs: Vec<ExecutorSpec>) -> Core {
-    Core::new(stages(), specs, [1; 32])
+    Core::new(stages(), specs, [1; 32]).keeping_all()
 }
 
 /// Starts a run that needs this much.

@@ -92,7 +92,7 @@ struct World {
 
 fn new_core(stops: usize) -> Core {
     let seed = [u8::try_from(stops).unwrap(); 32];
-    Core::new(stages(), vec![place("main", 100, 1000)], seed)
+    Core::new(stages(), vec![place("main", 100, 1000)], seed).keeping_all()
 }
 
 impl World {
@@ -183,6 +183,7 @@ impl World {
         let now = self.now();
         let at_hand = |values| InputValue::Fields(values).at_hand().unwrap();
         match effect {
+            Effect::Recall(run) => panic!("{run} was to be kept"),
             Effect::Dispatch(dispatch) => self.jobs.push(*dispatch),
             Effect::Launch(launch) => {
                 let params = at_hand(launch.input.clone());

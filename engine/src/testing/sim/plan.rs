@@ -150,7 +150,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Permanent),
         1 => Just(Turn::Critical),
         4 => prop_oneof![3 => Just(0_u8), 1 => Just(1)].prop_map(Turn::Back),
-        1 => (1..5000_u16).prop_map(Turn::ParkFor),
+        // One of four is long enough for a run to rest.
+        1 => (1..5000_u16).prop_map(|ms| Turn::ParkFor(if ms % 4 == 0 { 60_000 + ms } else { ms })),
         1 => Just(Turn::ParkSignal),
         1 => Just(Turn::ParkApproval),
         1 => Just(Turn::Hang),

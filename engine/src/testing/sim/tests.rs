@@ -288,6 +288,8 @@ fn the_plans_are_rich() {
         "paused by rewinds",
         "payload",
         "prioritized",
+        "recalled to be asked",
+        "recalled when due",
         "ran too long",
         "redone",
         "refused",

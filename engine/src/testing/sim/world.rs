@@ -71,6 +71,13 @@ struct Logged {
     ledger: Ledger,
 }
 
+impl Logged {
+    fn fold(&self, run: &RunId) -> Result<RunState, String> {
+        let state = RunState::fold(run, std::slice::from_ref(&self.graph), &self.entries);
+        state.map_err(|error| error.to_string())
+    }
+}
+
 struct Job {
     token: Token,
     executor: String,
@@ -240,9 +247,7 @@ impl<'p> World<'p> {
     fn fork(&self, fork: usize) -> Result<Fork, String> {
         let (from, first) = &self.forks[fork];
         let run = &self.runs[from];
-        let logged = &self.log[run];
-        let state = RunState::fold(run, std::slice::from_ref(&logged.graph), &logged.entries)
-            .map_err(|error| error.to_string())?;
+        let state = self.log[run].fold(run)?;
         Fork::of(&state, first).map_err(|error| error.to_string())
     }
 
@@ -383,17 +388,13 @@ impl<'p> World<'p> {
         self.unacknowledged.clear();
         self.core = Core::new(self.registry.clone(), executors(), [self.lives; 32]);
         self.foreseen.clear();
+        let now = self.now();
         for (run, logged) in &self.log {
             if !matches!(logged.ledger.phase, Phase::Ended(_)) {
-                let state = RunState::fold(run, std::slice::from_ref(&logged.graph), &logged.entries)
-                    .map_err(|error| error.to_string())?;
-                self.core.restore(
-                    state,
-                    Now {
-                        wall_ms: BEGIN + self.now,
-                        mono_ms: self.now,
-                    },
-                );
+                match logged.row.rest {
+                    Some(rest) => self.core.restore_resting(&logged.row, rest),
+                    None => self.core.restore(logged.fold(run)?, now),
+                }
                 self.foreseen.insert(run.clone(), logged.ledger.clone());
             }
         }
@@ -402,9 +403,34 @@ impl<'p> World<'p> {
         self.start_missing()
     }
 
+    /// Reads a run that rests from the log, and takes it up.
+    fn take_up(&mut self, run: &RunId, why: &'static str) -> Result<(), String> {
+        if self.core.rests(run) {
+            self.stats.count(why);
+            let state = self.log[run].fold(run)?;
+            self.core.restore(state, self.now());
+        }
+        Ok(())
+    }
+
+    /// Whether a run can be asked something. One that rests is taken up for it as soon as the log has all of it.
+    fn here(&mut self, run: &RunId) -> Result<bool, String> {
+        if !self.core.recall(run) {
+            return Ok(true);
+        }
+        let mut under_way = self.committing.iter().flat_map(|(group, _)| &group.appends);
+        let of_it = |append: &Append| append.row.run == *run;
+        if under_way.any(of_it) || self.pending.appends.iter().any(of_it) {
+            return Ok(false);
+        }
+        self.take_up(run, "recalled to be asked")?;
+        Ok(true)
+    }
+
     fn carry_out(&mut self, effect: Effect) -> Result<(), String> {
         let now = self.now();
         match effect {
+            Effect::Recall(run) => self.take_up(&run, "recalled when due")?,
             Effect::Launch(_) | Effect::Deliver(_) | Effect::Fire(_) => {
                 return Err("no run here works for another, and none starts by itself".to_owned());
             }

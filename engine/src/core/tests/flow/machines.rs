@@ -7,7 +7,7 @@ impl Flow {
     /// A run on other machines only.
     fn remote(steps: &str, machines: &[&str]) -> Self {
         let graph = Self::graph_of(steps);
-        let mut core = Core::new(stages(), Vec::new(), [7; 32]);
+        let mut core = Core::new(stages(), Vec::new(), [7; 32]).keeping_all();
         let now = Now {
             wall_ms: 0,
             mono_ms: 0,
@@ -86,7 +86,7 @@ impl Flow {
 
     /// A daemon that is started again: it knows the machines only from the runs.
     fn reborn(&mut self) {
-        let mut core = Core::new(stages(), Vec::new(), [9; 32]);
+        let mut core = Core::new(stages(), Vec::new(), [9; 32]).keeping_all();
         core.restore(self.state(), self.now());
         self.core = core;
         self.settle();

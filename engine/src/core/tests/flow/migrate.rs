@@ -48,7 +48,7 @@ impl Flow {
         let now = self.now();
         let mut spec = place("main", 100, 1000);
         spec.machine.capacity.cpu = 100;
-        let mut core = Core::new(stages(), vec![spec], [9; 32]);
+        let mut core = Core::new(stages(), vec![spec], [9; 32]).keeping_all();
         core.restore(self.state(), now);
         let transitions = core.settle(now);
         let kept = |effect: &Effect| matches!(effect, Effect::Attach { .. } | Effect::Dispatch(_));

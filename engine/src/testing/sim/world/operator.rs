@@ -17,9 +17,12 @@ impl World<'_> {
         if usize::from(*after) > self.commits {
             return Ok(false);
         }
-        self.asked += 1;
         let at = usize::from(*at) % plan.runs.len();
         let run = self.runs[&at].clone();
+        if !self.here(&run)? {
+            return Ok(false);
+        }
+        self.asked += 1;
         let Some(verb) = self.verb(at, &run, *ask)? else {
             return Ok(true);
         };
@@ -158,6 +161,9 @@ impl World<'_> {
             return Err(format!("it is stuck: {rows:?}"));
         }
         for (run, verb) in wanted {
+            if !self.here(&run)? {
+                return Err(format!("{run} rests, and is not in the log"));
+            }
             self.core
                 .operate(&run, verb, By::default(), now)
                 .map_err(|refused| refused.to_string())?;

@@ -42,6 +42,10 @@ long-rocksdb:
 long-remote URL:
     SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --lib obeys_the_law_on_a_server
 
+# Daemons that stand by for each other on a SurrealDB server that is new (user root, password root)
+long-standby URL:
+    SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --test it -- --ignored --nocapture whoever_decides
+
 # Build the SurrealDB server of the registry (some 15 CPU minutes) and start it in memory on a port of this machine
 surrealdb-server PORT="8000":
     cd tests/surrealdb_server && cargo build --release --target-dir "${CARGO_TARGET_DIR:-../../target}" && \

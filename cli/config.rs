@@ -124,12 +124,31 @@ impl Default for Daemon {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Journal {
     pub(crate) url: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
+    /// The folder of what is too large for the database, and of archives; the home unless it is set.
+    pub(crate) files: Option<PathBuf>,
+    /// Whether other daemons share the journal: one decides, the others stand by.
+    pub(crate) standby: bool,
+    /// How long the one that decides may be silent before another takes over.
+    pub(crate) takeover: Span,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            url: None,
+            user: None,
+            password_file: None,
+            files: None,
+            standby: false,
+            takeover: Span(std::time::Duration::from_secs(15)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -22,6 +22,9 @@ pub(crate) struct Listening {
     /// Where workers connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) workers: Option<String>,
+    /// Whether it is another daemon that listens there, and this one stands by.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) standby: bool,
 }
 
 impl Home {

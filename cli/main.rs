@@ -19,6 +19,7 @@ mod exit;
 mod gantt;
 mod home;
 mod housekeeping;
+mod lease;
 mod machine;
 mod output;
 mod span;

@@ -1,7 +1,7 @@
 //! The one place where everything is put together: stages, stores, the journal, the executor and the
 //! dispatcher.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
@@ -26,6 +26,8 @@ use crate::config::read;
 use crate::durations::Keeper;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
+use crate::home::Listening;
+use crate::lease::{self, Lease};
 use crate::machine::{self, Profile};
 
 /// The stages of this process.
@@ -85,8 +87,9 @@ pub(crate) async fn open_journal(cx: &Context, fence: bool) -> anyhow::Result<Ar
         }
         None => None,
     };
-    let mut options = OpenOptions::new(cx.home.payloads());
-    options.archives = cx.home.archive();
+    let (payloads, archives) = files(cx);
+    let mut options = OpenOptions::new(payloads);
+    options.archives = archives;
     options.fence = fence;
     if let (Some(user), Some(password)) = (&config.user, password) {
         options = options.credentials(Credentials::Password {
@@ -94,10 +97,25 @@ pub(crate) async fn open_journal(cx: &Context, fence: bool) -> anyhow::Result<Ar
             password,
         });
     }
-    let opened = patiently(|| SurrealJournal::open(&url, options.clone())).await;
+    let opened = if fence && config.standby {
+        lease::in_turn(cx, &url, options).await
+    } else {
+        patiently(|| SurrealJournal::open(&url, options.clone())).await
+    };
     opened
         .map(Arc::new)
         .map_err(|error| unopened(error, "the journal"))
+}
+
+/// The folders of payloads and of archives.
+pub(crate) fn files(cx: &Context) -> (PathBuf, PathBuf) {
+    match &cx.config.journal.files {
+        None => (cx.home.payloads(), cx.home.archive()),
+        Some(folder) => {
+            let folder = cx.home.resolve(folder);
+            (folder.join("payloads"), folder.join("archive"))
+        }
+    }
 }
 
 /// A process that was killed in the middle of a proof takes a moment to end, and holds its locks until
@@ -188,6 +206,7 @@ pub(crate) struct Engine {
     pub(crate) elsewhere: Arc<Elsewhere>,
     /// The chain, if one is configured.
     pub(crate) chain: Option<Chain>,
+    lease: Lease,
     /// Tells others that this home is looked after. Also where the journal is on a server.
     _lock: DirectoryLock,
     durations: Keeper,
@@ -203,7 +222,11 @@ impl Engine {
         let lock = lock.map_err(|error| unopened(error, "the data directory"))?;
         // Of a daemon that was killed.
         cx.home.set_listening(None)?;
+        if cx.config.journal.standby {
+            lease::check(cx)?;
+        }
         let journal = journal(cx, true).await?;
+        let lease = Lease::hold(&journal, cx.config.journal.takeover.0);
         let chain = chain::start(cx, &journal).await?;
         let registry = registry_on(cx, chain.as_ref());
         let stores = stores(cx)?;
@@ -235,6 +258,7 @@ impl Engine {
             stores,
             elsewhere,
             chain,
+            lease,
             _lock: lock,
             durations,
             shutdown,
@@ -242,14 +266,23 @@ impl Engine {
         })
     }
 
+    /// Says to daemons that stand by where this one is.
+    pub(crate) fn listens(&self, listening: &Listening) {
+        self.lease.listens(listening);
+    }
+
     /// Waits until the engine fails, which only a failing journal makes it do.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        let ended = match &mut self.chain {
-            None => (&mut self.task).await,
-            Some(chain) => tokio::select! {
-                ended = &mut self.task => ended,
-                error = chain.failed() => return error,
-            },
+        let chain = async {
+            match &mut self.chain {
+                Some(chain) => chain.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut self.task => ended,
+            error = chain => return error,
+            error = self.lease.lost() => return error,
         };
         match ended {
             Ok(Ok(())) => anyhow::anyhow!("the engine stopped"),
@@ -271,6 +304,7 @@ impl Engine {
             chain.end().await;
         }
         drop(self.handle);
+        self.lease.end().await;
         Ok(self.journal.close().await?)
     }
 }

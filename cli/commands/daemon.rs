@@ -23,7 +23,12 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     // First: who reads that it is there may stop it at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut engine = wire::Engine::start(&cx).await?;
+    // It may have to wait for its turn.
+    let mut engine = tokio::select! {
+        engine = wire::Engine::start(&cx) => engine?,
+        _ = interrupt.recv() => return cx.home.set_listening(None),
+        _ = terminate.recv() => return cx.home.set_listening(None),
+    };
     let address = args.listen.unwrap_or(cx.config.daemon.listen);
     let listener = TcpListener::bind(address)
         .await
@@ -51,11 +56,14 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let workers_url = workers.as_ref().map(|workers| workers.url.clone());
     let server = tokio::spawn(api::serve(listener, served));
     let housekeeping = housekeeping::start(&cx, &engine.journal, &stop);
-    cx.home.set_listening(Some(&Listening {
+    let listening = Listening {
         url: url.clone(),
         pid: std::process::id(),
         workers: workers_url.clone(),
-    }))?;
+        standby: false,
+    };
+    cx.home.set_listening(Some(&listening))?;
+    engine.listens(&listening);
     let open = engine.handle.engine().await?.open;
     tracing::info!(home = %cx.home.root().display(), url, open_runs = open, journal = engine.journal.place(), "daemon ready");
     output::note(&format!(

@@ -1,6 +1,7 @@
 //! How the daemon is reached: its address, the token or certificate that it knows us by, and the certificate that we know
 //! it by.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
@@ -24,7 +25,7 @@ pub struct Identity {
 /// How the daemon is reached.
 #[derive(Clone)]
 pub struct Connection {
-    /// `http://HOST:PORT`, or `https://HOST:PORT`.
+    /// `http://HOST:PORT`, or `https://HOST:PORT`; of several daemons that share a journal all of them, with commas between.
     pub url: String,
     /// A token of the role `executor`.
     pub token: Option<String>,
@@ -55,17 +56,32 @@ const CONNECT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 impl Connection {
-    /// Connects. Every caller gets a connection of its own.
+    /// Connects. Every caller gets a connection of its own. Of several daemons only one lets anybody connect; who begins
+    /// with another one each time is not held up for ever by one that is frozen.
     pub(crate) async fn open(&self) -> Result<Client, Error> {
-        let refused = |error: &dyn std::error::Error| Error::Config(format!("{}: {error}", self.url));
-        let mut endpoint = Endpoint::from_shared(self.url.clone())
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let urls: Vec<&str> = self.url.split(',').map(str::trim).collect();
+        let first = TURN.fetch_add(usize::from(urls.len() > 1), Ordering::Relaxed);
+        let mut failed = None;
+        for at in 0..urls.len() {
+            match self.open_one(urls[(first + at) % urls.len()]).await {
+                Ok(client) => return Ok(client),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Config("no daemon is named".to_owned())))
+    }
+
+    async fn open_one(&self, url: &str) -> Result<Client, Error> {
+        let refused = |error: &dyn std::error::Error| Error::Config(format!("{url}: {error}"));
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|error| refused(&error))?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
-        if self.url.starts_with("https://") {
+        if url.starts_with("https://") {
             let mut tls = ClientTlsConfig::new();
             tls = match &self.ca {
                 Some(ca) => tls.ca_certificate(Certificate::from_pem(ca)),

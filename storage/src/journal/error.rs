@@ -36,6 +36,14 @@ pub enum OpenError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Another daemon was quicker to take over.
+    #[error("another daemon took over the journal at {place} from epoch {after}")]
+    Followed {
+        /// Where.
+        place: String,
+        /// The epoch that ended.
+        after: u64,
+    },
     /// There is nothing to read.
     #[error("there is no journal at {place}; `sealflow daemon` makes one when it starts")]
     Missing {

@@ -12,6 +12,7 @@ mod error;
 mod export;
 mod feed;
 mod import;
+mod lease;
 mod lines;
 mod lock;
 mod messages;
@@ -46,6 +47,7 @@ pub use self::error::OpenError;
 pub use self::export::export;
 pub use self::feed::{Feed, Following, Place};
 pub use self::import::{import, verify};
+pub use self::lease::stand_by;
 pub use self::lines::{EXPORT_FORMAT, Sink, TransferError, Transferred};
 pub use self::lock::DirectoryLock;
 pub use self::messages::Messages;
@@ -70,7 +72,9 @@ pub struct SurrealJournal {
     housekeeping: Mutex<()>,
     /// Whether there may be payloads that nobody names any more.
     unswept: AtomicBool,
-    /// There is none when the journal was opened without the fence, only to be read.
+    /// Which opening of the journal this is; none when it was opened without the fence, only to be read.
+    epoch: Option<u64>,
+    /// There is none then.
     writer: Option<Mutex<Writer>>,
     /// Held while an embedded store is open.
     lock: std::sync::Mutex<Option<DirectoryLock>>,

@@ -14,6 +14,8 @@ pub struct OpenOptions {
     /// Whether to take over: only the newest journal that was opened so may commit. Without it the
     /// journal can only be read, and nothing is created where there is none.
     pub fence: bool,
+    /// Take over only from this epoch: if another daemon followed it meanwhile, the opening is refused.
+    pub after: Option<u64>,
     /// For a remote store.
     pub credentials: Option<Credentials>,
     /// Bytes that an embedded store keeps of what it read.
@@ -32,6 +34,7 @@ impl OpenOptions {
             archives: payloads.with_file_name("archive"),
             payloads,
             fence: true,
+            after: None,
             credentials: None,
             cache_bytes: 32 << 20,
             memtable_bytes: 64 << 20,

@@ -103,7 +103,7 @@ pub(super) async fn prepare(client: &Client, write: bool) -> Result<(), OpenErro
 }
 
 /// The version of what is stored; 0 when there is nothing at all.
-async fn version(client: &Client) -> Result<u64, OpenError> {
+pub(super) async fn version(client: &Client) -> Result<u64, OpenError> {
     let damaged = |what: String| OpenError::Damaged {
         place: client.place().to_owned(),
         what,
@@ -150,20 +150,27 @@ async fn version(client: &Client) -> Result<u64, OpenError> {
     }
 }
 
-/// Becomes the newest daemon: every commit of an older one is refused from now on. Gives the epoch.
-pub(super) async fn take_fence(client: &Client) -> Result<u64, OpenError> {
-    const SQL: &str = "UPSERT lease:journal SET epoch = (epoch ?? 0) + 1, taken = time::now(), process = $process \
-         RETURN VALUE epoch";
+/// Becomes the newest daemon: every commit of an older one is refused from now on. With `after` only if nobody followed that
+/// epoch yet. Gives the epoch.
+pub(super) async fn take_fence(client: &Client, after: Option<u64>) -> Result<u64, OpenError> {
+    const SET: &str = "SET epoch = (epoch ?? 0) + 1, taken = time::now(), process = $process, released = false, holder = NONE";
+    let sql = match after {
+        None => format!("UPSERT lease:journal {SET} RETURN VALUE epoch"),
+        Some(_) => format!("UPDATE lease:journal {SET} WHERE epoch = $after RETURN VALUE epoch"),
+    };
     let mut last = String::new();
     for _ in 0..TRIES {
         let process = number(u64::from(std::process::id()));
-        match client.fetch::<u64>(SQL, object([("process", process)])).await {
-            Ok(epoch) => {
-                if let [epoch] = epoch[..] {
-                    return Ok(epoch);
+        let params = object([("process", process), ("after", number(after.unwrap_or_default()))]);
+        match client.fetch::<u64>(&sql, params).await {
+            Ok(epoch) => match (&epoch[..], after) {
+                ([epoch], _) => return Ok(*epoch),
+                ([], Some(after)) => {
+                    let place = client.place().to_owned();
+                    return Err(OpenError::Followed { place, after });
                 }
-                last = "the fence has no number".to_owned();
-            }
+                _ => last = "the fence has no number".to_owned(),
+            },
             // The daemon that is being replaced commits at the same moment.
             Err(error) => last = error.message().to_owned(),
         }

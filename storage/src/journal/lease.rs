@@ -140,20 +140,12 @@ impl SurrealJournal {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tempfile::TempDir;
 
-    const TERM: Duration = Duration::from_millis(400);
+    use super::super::tests::follower;
+    use super::*;
 
-    /// A journal in memory that another one shares the connection of, as daemons share a server.
-    async fn pair() -> (TempDir, SurrealJournal, SurrealJournal) {
-        let folder = TempDir::new().unwrap();
-        let first = SurrealJournal::open("memory", OpenOptions::new(folder.path().join("payloads")))
-            .await
-            .unwrap();
-        let second = first.another(Some(first.epoch.unwrap())).await.unwrap();
-        (folder, first, second)
-    }
+    const TERM: Duration = Duration::from_millis(400);
 
     #[tokio::test]
     async fn who_beats_is_waited_for_and_who_falls_silent_is_not() {
@@ -195,12 +187,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_followed_neither_beats_nor_gives_anything_back() {
-        let (_folder, first, second) = pair().await;
+        let folder = TempDir::new().unwrap();
+        let options = OpenOptions::new(folder.path().join("payloads"));
+        let first = SurrealJournal::open("memory", options).await.unwrap();
+        let second = follower(&first, first.epoch).await.unwrap();
         assert!(matches!(first.beat("late").await, Err(JournalError::Fenced(_))));
         assert!(matches!(first.release().await, Err(JournalError::Fenced(_))));
         second.beat("next").await.unwrap();
         // Of two that saw the same end only one follows.
-        let late = first.another(first.epoch).await;
+        let late = follower(&first, first.epoch).await;
         assert!(matches!(late, Err(OpenError::Followed { .. })), "{late:?}");
         second.beat("next").await.unwrap();
     }

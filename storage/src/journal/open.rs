@@ -57,31 +57,6 @@ impl SurrealJournal {
     }
 }
 
-#[cfg(test)]
-impl SurrealJournal {
-    /// Another journal on the same connection, as another daemon has one on the same server.
-    pub(super) async fn another(&self, after: Option<u64>) -> Result<Self, OpenError> {
-        let options = OpenOptions {
-            after,
-            ..OpenOptions::new(self.archives.root.with_file_name("payloads"))
-        };
-        let (epoch, payloads) = prepare(&self.client, &options).await?;
-        Ok(Self {
-            client: self.client.clone(),
-            payloads,
-            epoch,
-            writer: epoch.map(|epoch| Mutex::new(Writer::new(epoch))),
-            feed: Feed::new(epoch.unwrap_or_default()),
-            archives: ArchiveFolder {
-                root: options.archives,
-            },
-            housekeeping: Mutex::new(()),
-            unswept: AtomicBool::new(true),
-            lock: std::sync::Mutex::new(None),
-        })
-    }
-}
-
 /// Gives the epoch of the writer, if there is one, and the payloads.
 async fn prepare(client: &Client, options: &OpenOptions) -> Result<(Option<u64>, PayloadFolder), OpenError> {
     schema::prepare(client, options.fence).await?;

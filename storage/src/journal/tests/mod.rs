@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use super::feed::Feed;
 use super::record::object;
 use super::write::Writer;
-use super::{Credentials, OpenOptions, SurrealJournal, schema};
+use super::{Credentials, OpenError, OpenOptions, SurrealJournal, schema};
 
 /// The URL of a journal in a directory.
 fn url(folder: &Path) -> String {
@@ -38,8 +38,17 @@ async fn open(folder: &Path) -> SurrealJournal {
 
 /// A second daemon on the same store, as on a server: an embedded one cannot be opened twice.
 async fn successor(first: &SurrealJournal) -> SurrealJournal {
-    let epoch = schema::take_fence(&first.client).await.unwrap();
-    SurrealJournal {
+    follower(first, None).await.unwrap()
+}
+
+/// The same, if nobody else followed the epoch `after`.
+pub(super) async fn follower(
+    first: &SurrealJournal,
+    after: Option<u64>,
+) -> Result<SurrealJournal, OpenError> {
+    let epoch = schema::take_fence(&first.client, after).await?;
+    Ok(SurrealJournal {
+        epoch: Some(epoch),
         client: Arc::clone(&first.client),
         payloads: first.payloads.clone(),
         archives: first.archives.clone(),
@@ -48,7 +57,7 @@ async fn successor(first: &SurrealJournal) -> SurrealJournal {
         unswept: AtomicBool::new(true),
         writer: Some(Mutex::new(Writer::new(epoch))),
         lock: std::sync::Mutex::new(None),
-    }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

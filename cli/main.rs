@@ -21,6 +21,7 @@ mod home;
 mod housekeeping;
 mod machine;
 mod output;
+mod sectors;
 mod span;
 mod stores;
 mod timeline;

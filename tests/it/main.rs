@@ -24,6 +24,7 @@ mod processors;
 mod reference;
 mod remote;
 mod snap;
+mod stores;
 mod together;
 mod verbs;
 mod workflow_files;

@@ -398,58 +398,66 @@ fn only_what_nothing_needs_is_collected_whenever_that_is_killed() {
             .unwrap();
         assert!(copied.success());
     }
-    let points = [
-        "keep.put=4*off->return",
-        "keep.put=0*off->return",
-        "store.s3.folder_file=return",
-        "store.before_rename=return",
+    let linked = || {
+        std::fs::rename(site.in_folder("sector"), site.in_folder("sector.real")).unwrap();
+        std::os::unix::fs::symlink("sector.real", site.in_folder("sector")).unwrap();
+    };
+    let unlinked = || {
+        std::fs::remove_file(site.in_folder("sector")).unwrap();
+        std::fs::rename(site.in_folder("sector.real"), site.in_folder("sector")).unwrap();
+    };
+    // What the bucket refuses to take; without it the folder refuses the description.
+    let cases = [
+        (Some("/cache/s-t"), "store.s3.trash_file=return"),
+        (Some("/sector/s-t"), "collect.trashed=return"),
+        (Some("/sector/s-t"), "collect.before_unmark=return"),
+        (None, "store.trash.begun=return"),
+        (None, "store.trash.moved=return"),
     ];
-    let plans = [
-        "collect.trashed=return",
-        "collect.before_unmark=return",
-        "store.trash.begun=return",
-        "store.trash.moved=return",
-        "store.s3.trash_file=return",
-    ];
-    for (sector, (point, plan)) in (10..).zip(points.iter().zip(plans.iter().cycle())) {
-        let daemon = home.daemon_with(&[("SEALFLOW_CRASH_AT", point)]);
+    for (sector, (refused, plan)) in (10..).zip(cases) {
+        match refused {
+            Some(part) => {
+                // The bucket is first.
+                site.configure("weight = 100\n");
+                let when = move |method: &str, path: &str| method == "PUT" && path.contains(part);
+                site.server.always(when, Trouble::Answer(403, "AccessDenied"));
+            }
+            None => {
+                site.configure("");
+                linked();
+            }
+        }
+        let daemon = home.daemon();
         let run = site.seal(sector, &[]);
-        daemon.wait();
+        wait_for("the pause", || home.status(&run) == "paused");
+        match refused {
+            Some(_) => site.server.heal(),
+            None => unlinked(),
+        }
         // While the run is open nothing of it is touched.
-        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{point}");
-        let daemon = home.daemon_with(&[("SEALFLOW_CRASH_AT", "keep.chosen=return")]);
-        daemon.wait();
-        let daemon = home.daemon_with(&[(
-            "SEALFLOW_CRASH_AT",
-            "store.copy.block=pause;keep.chosen=sleep(3000)",
-        )]);
+        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
         home.ok(&["run", "cancel", &run]);
         wait_for("the end of the run", || home.status(&run) == "cancelled");
-        daemon.kill();
+        daemon.stop();
         let wanted = home.json(&["store", "collect", "--dry-run", "--json"]);
-        assert!(!wanted.as_array().unwrap().is_empty(), "{point}");
+        let own = |one: &Value| {
+            one["key"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("s-t01000-{sector}"))
+        };
+        let wanted = wanted.as_array().unwrap();
+        assert!(!wanted.is_empty() && wanted.iter().all(own), "{plan}: {wanted:?}");
         assert!(
-            wanted.as_array().unwrap().iter().all(|one| {
-                let key = one["key"].as_str().unwrap();
-                key.contains(&format!("s-t01000-{sector}"))
-            }),
-            "{point}: {wanted}"
+            wanted.iter().any(|one| one["action"] == "trash"),
+            "{plan}: {wanted:?}"
         );
-        site.killed(&["store", "collect"], plan);
+        assert!(site.killed(&["store", "collect"], plan), "{plan}");
         home.ok(&["store", "collect"]);
-        assert_eq!(
-            home.json(&["store", "collect", "--json"]),
-            json!([]),
-            "{point}, {plan}"
-        );
-        assert_eq!(
-            site.home
-                .run(&["sector", "find", &format!("f01000/{sector}")])
-                .code,
-            4,
-            "{point}"
-        );
-        assert_eq!(site.whole(1), 2, "{point}, {plan}");
+        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
+        let found = home.run(&["sector", "find", &format!("f01000/{sector}")]);
+        assert_eq!(found.code, 4, "{plan}: {found:?}");
+        assert_eq!(site.whole(1), 2, "{plan}");
         assert!(
             site.in_folder("sealed/s-t01000-5").exists() && site.in_folder("cache/s-t01000-5/p_aux").exists()
         );
@@ -609,7 +617,7 @@ fn a_store_is_added_once_it_works_and_says_what_is_wrong_with_it() {
     let file = ["--credentials-file", "credentials"];
     let missing = add("new", &[&["--bucket", "nowhere"], &file[..]].concat());
     assert!(
-        missing.code == 7 && missing.stderr.contains("nowhere"),
+        missing.code == 7 && missing.stderr.contains("make the bucket"),
         "{missing:?}"
     );
     std::fs::write(

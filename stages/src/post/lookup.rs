@@ -10,6 +10,7 @@ use sealflow_engine::artifact::placement::Among;
 use sealflow_engine::failure::Failure;
 
 use crate::sector_info::{SectorInfo, UpdateInfo, store_name};
+use crate::sectors::DESCRIPTIONS;
 use crate::types::{ActorId, Place, Replica, SectorNumber, SectorRef, Sectors};
 
 /// The local path of a place.
@@ -92,7 +93,10 @@ async fn anywhere(
     let bad = |why: String| Failure::permanent("bad_input", format!("`store`: {why}"));
     let among = Among::parse(among).map_err(bad)?;
     let mut failed = None;
-    for store in among.of(stores)? {
+    let mut all = among.of(stores)?;
+    // What is in local files is read without a request.
+    all.sort_by_key(|store| !matches!(store.local_path(DESCRIPTIONS), Ok(Some(_))));
+    for store in all {
         match described(stores, miner, sector, store.name()).await {
             Ok(Some(found)) => return Ok(Some(found)),
             Ok(None) => {}

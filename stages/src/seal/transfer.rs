@@ -59,7 +59,7 @@ pub struct Output {
     pub transferred: Artifact,
     /// All stores that keep it, under the same key, and why these.
     #[serde(default)]
-    pub kept: Vec<Kept>,
+    pub transferred_to: Vec<Kept>,
 }
 
 /// See the module.
@@ -152,7 +152,7 @@ async fn put(cx: &StageContext, input: &Input, keep: &Keep, from: &Path) -> Resu
     }
     Ok(Outcome::Done(Output {
         transferred,
-        kept: keep.chosen.clone(),
+        transferred_to: keep.chosen.clone(),
     }))
 }
 

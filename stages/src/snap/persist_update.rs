@@ -77,7 +77,7 @@ pub struct Output {
     pub update_info: Artifact,
     /// All stores that keep it, under the same keys, and why these.
     #[serde(default)]
-    pub kept: Vec<Kept>,
+    pub update_kept: Vec<Kept>,
 }
 
 /// See the module.
@@ -140,7 +140,7 @@ impl Stage for PersistUpdate {
             update,
             update_cache,
             update_info,
-            kept: keep.chosen,
+            update_kept: keep.chosen,
         }))
     }
 }

@@ -74,3 +74,14 @@ bench-journal:
 # What a start and lists cost with many open runs
 bench-runs N="10000":
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/many_runs" {{N}}
+
+# Stores beside cp and the AWS command line (from PyPI): ratios, and the most memory of ours (some minutes)
+long-stores MIB="1024" FOLDER="/tmp/sealflow-stores":
+    cargo build --release --workspace --features sealflow-storage/testing --example store_throughput
+    mkdir -p {{FOLDER}}
+    tests/stores/throughput.sh "${CARGO_TARGET_DIR:-target}/release/examples/store_throughput" {{FOLDER}} {{MIB}} | tee {{FOLDER}}.jsonl
+    tests/stores/ratios.py {{FOLDER}}.jsonl
+
+# Bytes and requests of the vanilla proofs of WindowPoSt, for a 512 MiB sector in a bucket (half an hour of two idle cores)
+long-post-reads:
+    cargo test --release --workspace --test it -- --ignored --nocapture a_512_mib_sector_is_proved_from_a_bucket

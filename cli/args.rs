@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, completions, config, daemon, demo, devnet, doctor, executor, init, message, miner, params,
-    processor, run, stage, store, trigger, wallet, worker, workflow,
+    processor, run, sector, stage, store, trigger, wallet, worker, workflow,
 };
 
 /// Durable workflows for Filecoin storage providers.
@@ -42,6 +42,7 @@ pub(crate) enum Command {
     Devnet(devnet::Args),
     Params(params::Args),
     Store(store::Args),
+    Sector(sector::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
     Config(config::Args),

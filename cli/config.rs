@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
-use sealflow_engine::artifact::SCRATCH;
+use sealflow_engine::artifact::{SCRATCH, check_mark, placement};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CliError, Kind};
@@ -33,10 +33,13 @@ pub(crate) enum Network {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) network: Network,
+    /// Names of stores that were emptied and removed: old records still say them.
+    pub(crate) retired_stores: Vec<String>,
     pub(crate) daemon: Daemon,
     pub(crate) journal: Journal,
     pub(crate) scratch: Scratch,
     pub(crate) stores: BTreeMap<String, Store>,
+    pub(crate) trash: Trash,
     pub(crate) params: Params,
     pub(crate) retention: Retention,
     pub(crate) backup: Backup,
@@ -181,6 +184,22 @@ pub(crate) struct Retention {
     pub(crate) delete_archives_after: Option<Span>,
 }
 
+/// What happens to files that nothing needs any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Trash {
+    /// How long they stay in a store's trash before `store collect` removes them.
+    pub(crate) keep: Span,
+}
+
+impl Default for Trash {
+    fn default() -> Self {
+        Self {
+            keep: Span(std::time::Duration::from_secs(7 * 86_400)),
+        }
+    }
+}
+
 /// Scheduled backups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -216,6 +235,17 @@ impl Config {
         }
     }
 
+    /// Reads a text that is about to be a file, and looks for contradictions.
+    pub(crate) fn checked(text: &str) -> anyhow::Result<Self> {
+        let wrong =
+            |what: String| CliError::new(Kind::Config, format!("the configuration would be wrong: {what}"));
+        let config = Self::parse(text).map_err(|error| wrong(error.message().to_owned()))?;
+        match config.contradiction() {
+            None => Ok(config),
+            Some(what) => Err(wrong(what).into()),
+        }
+    }
+
     /// What no single setting shows.
     fn contradiction(&self) -> Option<String> {
         let retention = &self.retention;
@@ -232,6 +262,12 @@ impl Config {
         for (name, store) in &self.stores {
             if name == SCRATCH {
                 return Some(format!("[stores.{name}]: this name is for [scratch]"));
+            }
+            if name == placement::ANY || name.contains(',') || check_mark(name).is_err() {
+                return Some(format!(
+                    "[stores.{name}]: a store's name has no `,`, `/` or dot before it, and is not `{}`",
+                    placement::ANY
+                ));
             }
             if let Some(wrong) = store.contradiction() {
                 return Some(format!("[stores.{name}]: {wrong}"));

@@ -22,6 +22,7 @@ mod housekeeping;
 mod lease;
 mod machine;
 mod output;
+mod sectors;
 mod span;
 mod stores;
 mod timeline;

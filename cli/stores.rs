@@ -1,5 +1,10 @@
 //! Stores in the configuration: `[stores.NAME]` in `config.toml`, what contradicts itself there, and opening them.
 
+pub(crate) mod edit;
+pub(crate) mod garbage;
+pub(crate) mod moving;
+pub(crate) mod probe;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

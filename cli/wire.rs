@@ -148,7 +148,9 @@ pub(crate) fn executors(
     registry: &Arc<StageRegistry>,
     stores: &Stores,
 ) -> anyhow::Result<Vec<Arc<dyn Executor>>> {
-    let names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
+    let mut names: Vec<String> = stores.iter().map(|store| store.name().to_owned()).collect();
+    // What was in them is found in other stores.
+    names.extend(cx.config.retired_stores.iter().cloned());
     let profile = read(&cx.home.machine(), Profile::parse)?;
     let specs = profile.executors(registry)?.into_iter();
     let logs = cx.home.logs();

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
-use sealflow_engine::id::RunId;
-use sealflow_engine::journal::RunFilter;
+use sealflow_engine::id::{RunId, Subject};
+use sealflow_engine::journal::{Journal as _, RunFilter};
+use sealflow_engine::run::RunStatus;
 use sealflow_engine::workflow::GraphData;
 use sealflow_storage::journal::{ArchivedRow, DirectoryLock, SurrealJournal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MessageView, MessagerView,
-    MigrateRequest, MigrationView, Problem, PushRequest, RepairRequest, StartRequest, Started,
+    ArtifactView, ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MessageView,
+    MessagerView, MigrateRequest, MigrationView, Problem, PushRequest, RepairRequest, StartRequest, Started,
     TriggerRequest, TriggerView, VerbRequest, WorkerView,
 };
 use crate::archived::holder;
@@ -354,6 +355,35 @@ impl Source {
                     .await
             }
         }
+    }
+
+    /// The artifacts that a subject owns.
+    pub(crate) async fn artifacts(&self, subject: &Subject) -> anyhow::Result<Vec<ArtifactView>> {
+        match self {
+            Self::Store(journal) => {
+                let rows = journal.artifacts(subject).await?;
+                Ok(rows.into_iter().map(super::artifacts::view).collect())
+            }
+            Self::Daemon(client) => {
+                let subject: String =
+                    url::form_urlencoded::byte_serialize(subject.as_str().as_bytes()).collect();
+                let path = format!("/api/v1/artifacts?subject={subject}");
+                client.call::<(), _>(Method::GET, &path, None).await
+            }
+        }
+    }
+
+    /// Runs that have not ended.
+    pub(crate) async fn open_runs(&self) -> anyhow::Result<Vec<RunSummary>> {
+        let mut open = Vec::new();
+        for status in [RunStatus::Running, RunStatus::Paused, RunStatus::Cancelling] {
+            let filter = RunFilter {
+                status: Some(status),
+                ..RunFilter::default()
+            };
+            open.extend(self.runs(&filter, false).await?);
+        }
+        Ok(open)
     }
 
     pub(crate) async fn run(&self, run: &RunId) -> anyhow::Result<RunDetail> {

@@ -1,5 +1,6 @@
 //! The daemon's JSON over HTTP, described by OpenAPI, and its client. People and programs use the same.
 
+mod artifacts;
 mod backup;
 mod client;
 mod events;
@@ -11,6 +12,7 @@ mod server;
 mod stream;
 mod workers;
 
+pub(crate) use artifacts::ArtifactView;
 pub(crate) use client::{Client, Source};
 pub(crate) use events::StreamedEntry;
 pub(crate) use logs::{LogPiece, LogView};

@@ -101,6 +101,7 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(messages::repair_message))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::end_worker))
+        .routes(routes!(super::artifacts::list_artifacts))
         .routes(routes!(list_holds))
         .routes(routes!(hold, release))
         .routes(routes!(list_triggers))

@@ -18,6 +18,7 @@ pub(crate) mod miner;
 pub(crate) mod params;
 pub(crate) mod processor;
 pub(crate) mod run;
+pub(crate) mod sector;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod trigger;
@@ -45,7 +46,8 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Processor(args) => processor::run(&cx, args).await,
         Command::Devnet(args) => Box::pin(devnet::run(cx, args)).await,
         Command::Params(args) => params::run(&cx, args).await,
-        Command::Store(args) => store::run(&cx, args).await,
+        Command::Store(args) => Box::pin(store::run(&cx, args)).await,
+        Command::Sector(args) => Box::pin(sector::run(&cx, args)).await,
         Command::Miner(args) => miner::run(&cx, args).await,
         Command::Message(args) => message::run(&cx, args).await,
         Command::Wallet(args) => wallet::run(&cx, args),

@@ -1,15 +1,19 @@
 //! Artifacts: large files that a subject owns, and the stores that hold them. Outputs name them;
 //! the bytes never pass through the journal.
 
+pub mod placement;
+mod stores;
+
 use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+pub use self::stores::Stores;
 use crate::id::{AttemptKey, Subject};
 
 /// Where a large file or folder is, and how to know that it is the right one.
@@ -242,56 +246,73 @@ pub trait ArtifactStore: Send + Sync + 'static {
 
     /// Bytes that can still be stored, if the store knows: without what the operator reserves.
     fn free(&self) -> StoreFuture<'_, Option<u64>>;
+
+    /// The names of the store's marks, in order.
+    fn marks(&self) -> StoreFuture<'_, Vec<String>>;
+
+    /// The content of a mark: a small file of the store that no key names, and that all machines see. A name is one
+    /// part of a key.
+    fn mark<'a>(&'a self, name: &'a str) -> StoreFuture<'a, Option<Vec<u8>>>;
+
+    /// Writes a mark, durably, or takes it away.
+    fn set_mark<'a>(&'a self, name: &'a str, content: Option<&'a [u8]>) -> StoreFuture<'a, ()>;
+
+    /// Takes what is under a key out of sight, into the store's trash. Doing it again after it was broken off ends
+    /// it. What was only half put is removed. `at_ms` is the time now, in milliseconds since 1970.
+    fn trash<'a>(&'a self, key: &'a str, at_ms: u64) -> StoreFuture<'a, ()>;
+
+    /// What is in the trash, the oldest first.
+    fn trashed(&self) -> StoreFuture<'_, Vec<Trashed>>;
+
+    /// Puts what is in the trash back under its key. There must be nothing under the key.
+    fn untrash<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()>;
+
+    /// Removes something from the trash for good.
+    fn discard<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()>;
 }
 
-/// The stores of a process, by name.
-#[derive(Clone, Default)]
-pub struct Stores(Arc<Vec<Arc<dyn ArtifactStore>>>);
+/// The mark of a store that is being emptied: nothing new is put there.
+pub const DRAINING: &str = "draining";
 
-impl Stores {
-    /// Takes the stores. The first of two with one name wins.
-    pub fn new(stores: Vec<Arc<dyn ArtifactStore>>) -> Self {
-        Self(Arc::new(stores))
+/// What begins the name of the mark of something that is being put: `putting.s-t01000-7`.
+pub const PUTTING: &str = "putting.";
+
+/// Something in a store's trash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trashed {
+    /// Its name in the trash.
+    pub id: String,
+    /// The key that it had.
+    pub key: String,
+    /// When it was put there, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Its bytes; nothing if it never came there, because the move was broken off.
+    pub bytes: u64,
+}
+
+impl Trashed {
+    /// The name in the trash of what had this key: the time, and what tells keys apart.
+    pub fn id(key: &str, at_ms: u64) -> String {
+        let hash = hex::encode(Sha256::digest(key));
+        format!("{at_ms:014}-{}", &hash[..16])
     }
 
-    /// The store of this name.
+    /// Checks a name that came from outside.
     ///
     /// # Errors
-    /// [`StoreError::Unknown`].
-    pub fn get(&self, name: &str) -> Result<&Arc<dyn ArtifactStore>, StoreError> {
-        self.0
-            .iter()
-            .find(|store| store.name() == name)
-            .ok_or_else(|| StoreError::Unknown {
-                name: name.to_owned(),
-                known: self
-                    .0
-                    .iter()
-                    .map(|store| store.name())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+    /// [`StoreError::BadKey`].
+    pub fn check(id: &str) -> Result<(), StoreError> {
+        match Self::time(id) {
+            Some(_) => Ok(()),
+            None => Err(StoreError::BadKey(id.chars().take(80).collect())),
+        }
     }
 
-    /// The local path of an artifact.
-    ///
-    /// # Errors
-    /// An unknown store, or one without local paths.
-    pub fn local_path(&self, artifact: &Artifact) -> Result<PathBuf, StoreError> {
-        self.get(&artifact.store)?
-            .local_path(&artifact.key)?
-            .ok_or_else(|| StoreError::Refused {
-                store: artifact.store.clone(),
-                what: format!(
-                    "it has no local paths, and this work needs `{}` as a local file",
-                    artifact.key
-                ),
-            })
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn ArtifactStore>> {
-        self.0.iter()
+    /// The time in a name; nothing if it is no such name.
+    pub fn time(id: &str) -> Option<u64> {
+        let (time, hash) = id.split_once('-')?;
+        let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        time.parse().ok().filter(|_| is_hash)
     }
 }
 
@@ -343,6 +364,26 @@ pub fn check_key(key: &str) -> Result<(), StoreError> {
         Err(StoreError::BadKey(key.chars().take(80).collect()))
     } else {
         Ok(())
+    }
+}
+
+/// Checks the name of a mark: one part of a key.
+///
+/// # Errors
+/// [`StoreError::BadKey`].
+pub fn check_mark(name: &str) -> Result<(), StoreError> {
+    check_key(name)?;
+    if name.contains('/') || name.len() > 200 {
+        return Err(StoreError::BadKey(name.chars().take(80).collect()));
+    }
+    Ok(())
+}
+
+/// The failure of what is to be taken out of the trash while its key is in use.
+pub fn key_in_use(store: &str, key: &str) -> StoreError {
+    StoreError::Refused {
+        store: store.to_owned(),
+        what: format!("`{key}` is in use again; move that away first"),
     }
 }
 

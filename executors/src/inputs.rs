@@ -76,7 +76,9 @@ fn foreign(value: &Value, stores: &Stores, found: &mut Vec<Artifact>) {
     if let Ok(artifact) = serde_json::from_value::<Artifact>(value.clone())
         && value.is_object()
     {
-        if artifact.is_movable() && stores.get(&artifact.store).is_err() && !found.contains(&artifact) {
+        // What was in a store that was emptied and removed is in another one, and the stage finds it there.
+        let elsewhere = artifact.store.contains('@') && stores.get(&artifact.store).is_err();
+        if artifact.is_movable() && elsewhere && !found.contains(&artifact) {
             found.push(artifact);
         }
         return;

@@ -8,6 +8,7 @@ pub mod comm_p;
 #[cfg(test)]
 mod golden;
 mod handover;
+mod keep;
 pub mod params;
 mod piece;
 pub mod post;
@@ -17,12 +18,14 @@ mod remote;
 mod replica;
 pub mod seal;
 mod sector_info;
+pub mod sectors;
 pub mod snap;
 mod tree;
 pub mod types;
 pub mod unseal;
 mod verifier;
 
+pub use keep::Putting;
 pub use sector_info::{SectorInfo, UpdateInfo};
 pub use verifier::ProofsVerifier;
 

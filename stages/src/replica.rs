@@ -68,17 +68,21 @@ fn last_trees(cache: &Path, sector_bytes: u64) -> Vec<PathBuf> {
 /// which are all that it holds.
 fn comm_r_of(cache: &Path) -> Result<CommR, String> {
     let path = cache.join(P_AUX);
-    let damaged = || format!("{} is damaged", path.display());
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    comm_r_of_aux(&bytes).ok_or_else(|| format!("{} is damaged", path.display()))
+}
+
+/// The commitment that the content of an auxiliary file stands for; nothing if it is damaged.
+pub(crate) fn comm_r_of_aux(bytes: &[u8]) -> Option<CommR> {
     if bytes.len() != 64 {
-        return Err(damaged());
+        return None;
     }
     type Node = <TreeRHasher as Hasher>::Domain;
     // The hash function panics on bytes that are no element of the field.
-    let node = |bytes: &[u8]| bytes_into_fr(bytes).map(Node::from).map_err(|_| damaged());
+    let node = |bytes: &[u8]| bytes_into_fr(bytes).map(Node::from).ok();
     let (comm_c, comm_r_last) = (node(&bytes[..32])?, node(&bytes[32..])?);
     let comm_r = <TreeRHasher as Hasher>::Function::hash2(&comm_c, &comm_r_last);
-    Ok(CommR(comm_r.into_bytes().try_into().map_err(|_| damaged())?))
+    comm_r.into_bytes().try_into().ok().map(CommR)
 }
 
 #[cfg(test)]

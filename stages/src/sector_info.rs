@@ -13,7 +13,7 @@ use crate::types::{ActorId, CommD, CommR, PieceInfo, SealProof, SectorNumber, Ti
 /// A sealed sector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SectorInfo {
-    /// The version of this form: 1.
+    /// The version of this form: 1, or 2 where the ticket or the data commitment is not known.
     pub version: u32,
     /// The miner.
     pub miner: ActorId,
@@ -21,19 +21,32 @@ pub struct SectorInfo {
     pub sector: SectorNumber,
     /// The seal proof type.
     pub proof_type: SealProof,
-    /// The randomness that the replica is bound to.
-    pub ticket: Ticket,
+    /// The randomness that the replica is bound to; not known of a sector that was sealed elsewhere and taken in
+    /// without it. It can be proved, and not be unsealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
     /// The data commitment.
-    pub comm_d: CommD,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm_d: Option<CommD>,
     /// The commitment to the replica.
     pub comm_r: CommR,
     /// The pieces in it.
+    #[serde(default)]
     pub piece_infos: Vec<PieceInfo>,
 }
 
 impl SectorInfo {
-    /// The version that is written.
-    pub const VERSION: u32 = 1;
+    /// The newest version that is read.
+    pub const VERSION: u32 = 2;
+
+    /// The version that this is written with: the oldest that can say it.
+    pub fn version_of(ticket: Option<Ticket>, comm_d: Option<CommD>) -> u32 {
+        if ticket.is_some() && comm_d.is_some() {
+            1
+        } else {
+            2
+        }
+    }
 
     /// Reads a file of any store, if it is there.
     ///

@@ -1,7 +1,8 @@
 //! Gives data back from a sealed sector: a whole piece, or a range of it, byte for byte. Of a sector that took
 //! data by an update it gives that data.
 //!
-//! **Reads** the replica and the description of the sector; its update, if there is one. Of a store without local
+//! **Reads** the replica and the description of the sector; its update, if there is one. What is not to be had in its
+//! store is taken from the next one that has it. Of a store without local
 //! paths only the range that is asked for.
 //!
 //! **Writes** the output file, under a temporary name until it is whole; layers into the attempt's own
@@ -12,6 +13,7 @@
 //!
 //! **Fails**
 //! - `no_such_piece`, `range_outside` (permanent): the sector has no such data.
+//! - `not_described` (permanent): the sector was imported without its ticket; import it again with `--info`.
 //! - `output_exists` (permanent): a file that is not this one's earlier result is in the way.
 //! - `artifact_missing`, `artifact_damaged` (permanent): the sector's files are not whole.
 //! - `store_refused` (permanent): the store refuses to be read; the message says why.
@@ -166,6 +168,7 @@ impl WireStage for Unseal {
 
     async fn prepare(&self, cx: &StageContext, input: &Arc<Input>, _: Place) -> Result<Next<Self>, Failure> {
         let work = Work(cx.attempt_dir()?);
+        let input = &Arc::new(to_be_had(cx, input).await?);
         let source = Source::open(cx, input, &work).await?;
         let range = wanted(&source, input)?;
         source.bring(cx, input, &range).await?;
@@ -178,12 +181,19 @@ impl WireStage for Unseal {
             }
             progress::phase(&cx2, "computing the layers again");
             let info = &source.info;
+            let (Some(ticket), Some(comm_d)) = (info.ticket, info.comm_d) else {
+                let text = format!(
+                    "{}/{} was imported without its ticket or data commitment; import it again with `--info`",
+                    info.miner, info.sector.0
+                );
+                return Err(Failure::permanent("not_described", text));
+            };
             let task = Task {
                 registered_proof: info.proof_type.0,
                 prover_id: proofs::prover_id(info.miner),
                 sector_id: proofs::sector_id(info.sector),
-                comm_d: info.comm_d.0,
-                ticket: info.ticket.0,
+                comm_d: comm_d.0,
+                ticket: ticket.0,
                 cache_dir: work.0.clone(),
                 sealed_file: source.sealed.clone(),
                 unsealed_output: groups(&work),
@@ -223,6 +233,23 @@ impl WireStage for Unseal {
         }
         publish(&work, &range, input).map(|output| Next::End(Outcome::Done(output)))
     }
+}
+
+/// The input with its artifacts where they can be had now: what was moved to another store or is not to be had in one
+/// is found in the next that has it.
+async fn to_be_had(cx: &StageContext, input: &Input) -> Result<Input, Failure> {
+    let find = async |artifact: &Option<Artifact>| match artifact {
+        Some(artifact) => cx.stores.find(artifact).await.map(Some),
+        None => Ok(None),
+    };
+    Ok(Input {
+        sealed: cx.stores.find(&input.sealed).await?,
+        sector_info: cx.stores.find(&input.sector_info).await?,
+        update: find(&input.update).await?,
+        update_info: find(&input.update_info).await?,
+        output: input.output.clone(),
+        ..*input
+    })
 }
 
 /// Where the data comes from.

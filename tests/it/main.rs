@@ -25,6 +25,7 @@ mod reference;
 mod remote;
 mod snap;
 mod standby;
+mod stores;
 mod together;
 mod verbs;
 mod workflow_files;

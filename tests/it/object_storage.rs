@@ -7,7 +7,7 @@ use sealflow_storage::testing::{BUCKET, S3Server, SECRET_KEY, Trouble};
 use serde_json::{Value, json};
 
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
-use crate::env::{Home, step, wait_for};
+use crate::env::{Home, step, wait_for, wait_hours_for};
 
 /// An S3 server, and a home that has a store in it.
 struct Bucket {
@@ -65,6 +65,24 @@ impl Bucket {
         let watched = self.home.run(&["run", "watch", run]);
         assert_eq!(watched.code, 0, "{watched:?}\n{}", self.home.daemon_log());
         self.home.json(&["run", "show", run, "--json"])
+    }
+
+    /// The output of the vanilla proofs of a sector in the bucket.
+    fn proves(&self, sector: u64, comm_r: &Value) -> Value {
+        let place = |kind: &str| json!({ "store": "bucket", "key": format!("{kind}/s-t01000-{sector}") });
+        let replica =
+            json!({ "sector": sector, "comm_r": comm_r, "sealed": place("sealed"), "cache": place("cache") });
+        let file = self.home.path().join("vanilla.toml");
+        std::fs::write(&file, VANILLA).unwrap();
+        let mut params = deadline(&json!([{ "sector": sector, "store": "bucket" }]));
+        params.push(format!(
+            "partition={}",
+            json!({ "partition": 0, "replicas": [replica] })
+        ));
+        let shown = self.succeeds(&self.home.start(file.to_str().unwrap(), &params));
+        let output = step(&shown, "window_post_vanilla")["output"].clone();
+        assert_eq!(output["faults"], json!([]), "{output}");
+        output
     }
 
     fn object(&self, key: &str) -> PathBuf {
@@ -166,20 +184,7 @@ fn a_small_part_of_a_sector_is_read() {
     let piece = home.file("data.bin", 5_000_000);
     let daemon = home.daemon();
     let shown = bucket.succeeds(&bucket.seal("bucket", 7, "StackedDrg8MiBV1_1", &piece));
-    let comm_r = &step(&shown, "pc2")["output"]["comm_r"];
-    let place = |kind: &str| json!({ "store": "bucket", "key": format!("{kind}/s-t01000-7") });
-    let replica =
-        json!({ "sector": 7, "comm_r": comm_r, "sealed": place("sealed"), "cache": place("cache") });
-    let file = home.path().join("vanilla.toml");
-    std::fs::write(&file, VANILLA).unwrap();
-    let mut params = deadline(&json!([{ "sector": 7, "store": "bucket" }]));
-    params.push(format!(
-        "partition={}",
-        json!({ "partition": 0, "replicas": [replica] })
-    ));
-    let shown = bucket.succeeds(&home.start(file.to_str().unwrap(), &params));
-    let output = &step(&shown, "window_post_vanilla")["output"];
-    assert_eq!(output["faults"], json!([]), "{output}");
+    let output = bucket.proves(7, &step(&shown, "pc2")["output"]["comm_r"]);
     let read = output["post_reads"]["bytes"].as_u64().unwrap();
     let requests = output["post_reads"]["requests"].as_u64().unwrap();
     // Ten challenges, 16 KiB of the replica for each, the tree of 18,720 bytes, and what lies between ranges that are
@@ -198,6 +203,28 @@ fn a_small_part_of_a_sector_is_read() {
     assert!(std::fs::read(&to).unwrap() == std::fs::read(&piece).unwrap()[3_000_000..3_001_000]);
     daemon.stop();
     home.check_store();
+}
+
+#[test]
+#[ignore = "half an hour of two idle cores: just long-post-reads"]
+fn a_512_mib_sector_is_proved_from_a_bucket() {
+    let bucket = Bucket::new();
+    let home = &bucket.home;
+    let piece = home.file("data.bin", 100_000_000);
+    let daemon = home.daemon();
+    let run = bucket.seal("bucket", 8, "StackedDrg512MiBV1_1", &piece);
+    wait_hours_for("the sealed sector", || home.status(&run) == "succeeded");
+    let shown = home.json(&["run", "show", &run, "--json"]);
+    let before = bucket.server.requests();
+    let output = bucket.proves(8, &step(&shown, "pc2")["output"]["comm_r"]);
+    let requests = bucket.server.requests() - before;
+    let read = output["post_reads"]["bytes"].as_u64().unwrap();
+    println!(
+        "512 MiB: {} of the sector's 536870912 bytes, {requests} requests to the server",
+        output["post_reads"]
+    );
+    assert!(read * 500 < 512 << 20, "{output}");
+    daemon.stop();
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! `sealflow store`: the durable history as a whole, and the stores of sealed sectors.
 
+mod add;
+mod drain;
 mod list;
 mod restore;
+mod trash;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use sealflow_engine::journal::JournalError;
 use sealflow_storage::journal::{CheckReport, Transferred, check, check_files};
@@ -15,9 +19,10 @@ use crate::exit::{CliError, Kind};
 use crate::span::now_ms;
 use crate::{backup, output, wire};
 
-/// Check, back up and restore the durable history; list the stores of sealed sectors
+/// Check, back up and restore the durable history; look after the stores of sealed sectors
 ///
-/// For `check` and `restore` the daemon must not run: the history belongs to one process at a time.
+/// For `check` without a name and for `restore` the daemon must not run: the history belongs to one process
+/// at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -40,8 +45,52 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Add a store of sealed sectors to the configuration, once it was seen to work
+    ///
+    /// Something small is written to it, read, listed and removed. Then its table is written into config.toml;
+    /// what else is there stays as it is. Secrets are never in that file: name where they come from.
+    ///
+    /// Example: sealflow store add cold --bucket sectors --endpoint https://minio.example.org:9000
+    /// --credentials file --credentials-file /run/credentials/sealflow-cold
+    Add(add::Args),
+    /// Move the sectors of a store to other stores; put nothing new there
+    ///
+    /// Each sector is copied, read back and looked at as WindowPoSt would, before it goes to the trash of the
+    /// store that is drained. A sector that a run works on is left for the next time. The command can be broken
+    /// off and given again. Runs go on: what was moved is found where it is.
+    Drain(drain::DrainArgs),
+    /// Take a store that is empty out of the configuration
+    ///
+    /// Refused while something is in it, or an open run names it.
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Do away with what nothing needs any more
+    ///
+    /// What ended runs left half put, and what a later try of the same sector replaced, goes to the trash of
+    /// its store. What has been in the trash for `[trash] keep` is removed. The journal is asked first, and what is
+    /// not known is left alone.
+    Collect(drain::CollectArgs),
+    /// List the trash of all stores
+    Trash {
+        /// Take this back out of the trash, under the key that it had (a name that the list shows)
+        #[arg(long, value_name = "ID", requires = "store")]
+        restore: Option<String>,
+        /// Only of this store
+        #[arg(long, value_name = "NAME")]
+        store: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say whether every invariant that can be seen in the store holds, and its artifacts are there
+    ///
+    /// With the name of a store of sealed sectors: whether that works. It is reached, and something small is
+    /// written, read, listed and removed; each line that failed says what to do.
     Check {
+        /// A store of sealed sectors
+        name: Option<String>,
         /// Read every stored file too, and compare its checksum
         #[arg(long)]
         deep: bool,
@@ -72,7 +121,23 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List { json } => list::list(cx, json),
         Command::Show { name, json } => list::show(cx, &name, json).await,
-        Command::Check { deep, json } => {
+        Command::Add(args) => add::add(cx, &args).await,
+        Command::Drain(args) => drain::drain(cx, &args).await,
+        Command::Remove { name } => add::remove(cx, &name).await,
+        Command::Collect(args) => drain::collect(cx, &args).await,
+        Command::Trash { restore, store, json } => {
+            trash::run(cx, restore.as_deref(), store.as_deref(), json).await
+        }
+        Command::Check {
+            name: Some(name),
+            json,
+            ..
+        } => add::check(cx, &name, json).await,
+        Command::Check {
+            name: None,
+            deep,
+            json,
+        } => {
             let stores = wire::stores(cx)?;
             let journal = wire::journal(cx, false).await?;
             let report = async {
@@ -98,6 +163,23 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
         }
         Command::Backup { to } => backup(cx, &to).await,
         Command::Restore { file } => restore::run(cx, &file).await,
+    }
+}
+
+/// Held by a command that moves or removes files of stores: one at a time.
+fn only_one(cx: &Context) -> anyhow::Result<std::fs::File> {
+    let path = cx.home.root().join("stores.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let text = "another `store drain`, `collect` or `remove` works on these stores";
+            let hint = "wait until it has ended, and try again";
+            Err(CliError::new(Kind::InUse, text).hint(hint).into())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifact::{
     Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, READ_LIMIT, Stat, StoreError,
-    StoreFuture, check_file, check_key,
+    StoreFuture, Trashed, check_file, check_key, check_mark, key_in_use,
 };
 
 /// A file, or the files of a folder by their paths.
@@ -43,6 +43,8 @@ pub struct MemoryStore {
     name: String,
     policy: Policy,
     all: Mutex<BTreeMap<String, Content>>,
+    marks: Mutex<BTreeMap<String, Vec<u8>>>,
+    trash: Mutex<BTreeMap<String, (String, Content)>>,
     bytes_read: AtomicU64,
 }
 
@@ -53,8 +55,16 @@ impl MemoryStore {
             name: name.into(),
             policy: Policy::default(),
             all: Mutex::default(),
+            marks: Mutex::default(),
+            trash: Mutex::default(),
             bytes_read: AtomicU64::new(0),
         }
+    }
+
+    /// With what the operator says of it.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Bytes that were read by ranges.
@@ -143,6 +153,10 @@ impl MemoryStore {
         names.truncate(LIST_LIMIT);
         Ok(names)
     }
+}
+
+fn lock<T>(what: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    what.lock().expect("nobody panics with it")
 }
 
 fn load(from: &Path) -> std::io::Result<Content> {
@@ -274,7 +288,78 @@ impl ArtifactStore for MemoryStore {
     }
 
     fn free(&self) -> StoreFuture<'_, Option<u64>> {
-        Box::pin(async { Ok(None) })
+        Box::pin(async {
+            let used: u64 = self.all().values().map(Content::bytes).sum();
+            let free = self.policy.capacity.map(|capacity| capacity.saturating_sub(used));
+            Ok(free.map(|free| free.saturating_sub(self.policy.reserve)))
+        })
+    }
+
+    fn marks(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(async { Ok(lock(&self.marks).keys().cloned().collect()) })
+    }
+
+    fn mark<'a>(&'a self, name: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        Box::pin(async move {
+            check_mark(name)?;
+            Ok(lock(&self.marks).get(name).cloned())
+        })
+    }
+
+    fn set_mark<'a>(&'a self, name: &'a str, content: Option<&'a [u8]>) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            check_mark(name)?;
+            match content {
+                Some(content) => drop(lock(&self.marks).insert(name.to_owned(), content.to_vec())),
+                None => drop(lock(&self.marks).remove(name)),
+            }
+            Ok(())
+        })
+    }
+
+    fn trash<'a>(&'a self, key: &'a str, at_ms: u64) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            check_key(key)?;
+            if let Some(content) = self.all().remove(key) {
+                lock(&self.trash).insert(Trashed::id(key, at_ms), (key.to_owned(), content));
+            }
+            Ok(())
+        })
+    }
+
+    fn trashed(&self) -> StoreFuture<'_, Vec<Trashed>> {
+        Box::pin(async {
+            let trash = lock(&self.trash);
+            let one = |(id, (key, content)): (&String, &(String, Content))| Trashed {
+                id: id.clone(),
+                key: key.clone(),
+                at_ms: Trashed::time(id).unwrap_or(0),
+                bytes: content.bytes(),
+            };
+            Ok(trash.iter().map(one).collect())
+        })
+    }
+
+    fn untrash<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            Trashed::check(id)?;
+            let mut trash = lock(&self.trash);
+            let (key, content) = trash.get(id).cloned().ok_or_else(|| self.missing(id))?;
+            if self.all().contains_key(&key) {
+                return Err(key_in_use(&self.name, &key));
+            }
+            self.all().insert(key, content);
+            trash.remove(id);
+            Ok(())
+        })
+    }
+
+    fn discard<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            Trashed::check(id)?;
+            lock(&self.trash).remove(id);
+            Ok(())
+        })
     }
 }
 

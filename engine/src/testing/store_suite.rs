@@ -26,6 +26,121 @@ pub async fn artifact_store_suite<S: ArtifactStore>(fresh: impl AsyncFn() -> S, 
     ranges_come_back(&fresh().await, &local("ranges")).await;
     what_is_there_is_listed(&fresh().await, &local("list")).await;
     copies_are_alike(&fresh().await, &local("copies")).await;
+    marks_are_seen(&fresh().await).await;
+    trash_is_out_of_sight(&fresh().await, &local("trash")).await;
+}
+
+async fn marks_are_seen(store: &impl ArtifactStore) {
+    assert_eq!(store.mark("draining").await.expect("asking"), None);
+    store.set_mark("draining", Some(b"why")).await.expect("marking");
+    store
+        .set_mark("draining", Some(b"because"))
+        .await
+        .expect("marking again");
+    store
+        .set_mark("putting.s-t01000-7", Some(b"{}"))
+        .await
+        .expect("marking");
+    assert_eq!(
+        store.mark("draining").await.expect("asking").as_deref(),
+        Some(&b"because"[..])
+    );
+    assert_eq!(
+        store.marks().await.expect("listing"),
+        ["draining", "putting.s-t01000-7"]
+    );
+    assert!(
+        store.list("", None).await.expect("listing").is_empty(),
+        "marks are no keys"
+    );
+    store.set_mark("draining", None).await.expect("taking away");
+    store
+        .set_mark("draining", None)
+        .await
+        .expect("it is no error if it is not there");
+    assert_eq!(store.marks().await.expect("listing"), ["putting.s-t01000-7"]);
+    for bad in ["", "a/b", ".a", "../x"] {
+        assert!(
+            matches!(store.set_mark(bad, Some(b"x")).await, Err(StoreError::BadKey(_))),
+            "{bad}"
+        );
+        assert!(
+            matches!(store.mark(bad).await, Err(StoreError::BadKey(_))),
+            "{bad}"
+        );
+    }
+}
+
+async fn trash_is_out_of_sight(store: &impl ArtifactStore, folder: &Path) {
+    let one = file(folder, "one", &noise(100_000, 1));
+    let cache = folder.join("cache");
+    file(&cache, "p_aux", &noise(64, 2));
+    file(&cache, "deep/tree", &noise(5000, 3));
+    let sealed = put(store, "sealed/s-t01000-7", &one).await;
+    let kept = put(store, "cache/s-t01000-7", &cache).await;
+    store.trash("sealed/s-t01000-7", 1000).await.expect("trashing");
+    store.trash("cache/s-t01000-7", 2000).await.expect("trashing");
+    // It is no error if nothing is there, or not any more.
+    store
+        .trash("cache/s-t01000-7", 3000)
+        .await
+        .expect("trashing again");
+    store
+        .trash("update/s-t01000-7", 3000)
+        .await
+        .expect("trashing nothing");
+    for key in ["sealed/s-t01000-7", "cache/s-t01000-7"] {
+        assert_eq!(store.stat(key).await.expect("asking"), None, "{key}");
+    }
+    assert!(
+        !store
+            .list("", None)
+            .await
+            .expect("listing")
+            .iter()
+            .any(|name| name.contains("trash"))
+    );
+    let there = store.trashed().await.expect("listing");
+    let keys: Vec<(&str, u64, u64)> = there
+        .iter()
+        .map(|one| (one.key.as_str(), one.at_ms, one.bytes))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            ("sealed/s-t01000-7", 1000, 100_000),
+            ("cache/s-t01000-7", 2000, 5064)
+        ]
+    );
+    // It comes back as it was, but not over something else.
+    put(store, "sealed/s-t01000-7", &file(folder, "two", &noise(10, 4))).await;
+    assert!(matches!(
+        store.untrash(&there[0].id).await,
+        Err(StoreError::Refused { .. })
+    ));
+    store.delete("sealed/s-t01000-7").await.expect("deleting");
+    for one in &there {
+        store.untrash(&one.id).await.expect("taking back");
+    }
+    store.verify(&sealed).await.expect("verifying");
+    store.verify(&kept).await.expect("verifying");
+    assert!(store.trashed().await.expect("listing").is_empty());
+    // What is discarded is gone, and nothing else.
+    store.trash("cache/s-t01000-7", 4000).await.expect("trashing");
+    let there = store.trashed().await.expect("listing");
+    store.discard(&there[0].id).await.expect("discarding");
+    store
+        .discard(&there[0].id)
+        .await
+        .expect("it is no error if it is gone");
+    assert!(store.trashed().await.expect("listing").is_empty());
+    store.verify(&sealed).await.expect("verifying");
+    for bad in ["../sealed", "x", "", "1-2/../.."] {
+        assert!(
+            store.discard(bad).await.is_err() && store.untrash(bad).await.is_err(),
+            "{bad}"
+        );
+    }
 }
 
 fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {

@@ -44,9 +44,16 @@ pub(super) struct Remote {
 type Each<T> = Vec<(SectorNumber, Result<T, String>)>;
 
 impl Remote {
-    /// Takes what is not in local files.
-    pub(super) fn of(cx: &StageContext, proof: PostProof, replicas: &[Replica]) -> Result<Self, Failure> {
-        let mut sectors = BTreeMap::new();
+    /// Nothing yet, of sectors of this proof type.
+    pub(super) fn of(proof: PostProof) -> Self {
+        Self {
+            sector_bytes: proof.sector_bytes(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes those that are not in local files.
+    pub(super) fn add(&mut self, cx: &StageContext, replicas: &[Replica]) -> Result<(), Failure> {
         for replica in replicas {
             let (sealed, cache) = (
                 cx.stores.get(&replica.sealed.store)?,
@@ -61,20 +68,18 @@ impl Remote {
                     cache: cache.clone(),
                     have: None,
                 };
-                sectors.insert(replica.sector, elsewhere);
+                self.sectors.insert(replica.sector, elsewhere);
             }
         }
-        let work = if sectors.is_empty() {
-            None
-        } else {
-            Some(Work(cx.attempt_dir()?))
-        };
-        Ok(Self {
-            sectors,
-            work,
-            sector_bytes: proof.sector_bytes(),
-            counter: Counter::default(),
-        })
+        if self.work.is_none() && !self.sectors.is_empty() {
+            self.work = Some(Work(cx.attempt_dir()?));
+        }
+        Ok(())
+    }
+
+    /// Forgets a sector: another copy of it is taken.
+    pub(super) fn forget(&mut self, sector: SectorNumber) {
+        self.sectors.remove(&sector);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -105,9 +110,9 @@ impl Remote {
         }
     }
 
-    /// Looks at all of them: those that can be proved, as far as can be seen, and why not of the others. Blocks.
-    pub(super) fn look(&self, good: &mut Good, reasons: &mut Reasons) {
-        let looked = self.each(self.sectors.keys().copied().collect(), |one| self.look_at(one));
+    /// Looks at some of them: those that can be proved, as far as can be seen, and why not of the others. Blocks.
+    pub(super) fn look(&self, sectors: Vec<SectorNumber>, good: &mut Good, reasons: &mut Reasons) {
+        let looked = self.each(sectors, |one| self.look_at(one));
         for (sector, result) in looked {
             match result {
                 Ok(opened) => drop(good.insert(sector, opened)),
@@ -331,7 +336,7 @@ mod tests {
         };
         let _entered = runtime.enter();
         let (mut good, mut reasons) = (Good::new(), Reasons::new());
-        remote.look(&mut good, &mut reasons);
+        remote.look(vec![SectorNumber(1)], &mut good, &mut reasons);
         assert!(reasons.is_empty(), "{reasons:?}");
         for seed in 0..3 {
             let task = Task::for_test(

@@ -1,6 +1,8 @@
 //! The stages of proofs of spacetime: for a deadline (window), in the order in which
 //! `window_post_offline.toml` runs them, and for a block (winning).
 
+pub mod check;
+mod copies;
 mod fetch;
 mod lookup;
 pub mod post_challenge;

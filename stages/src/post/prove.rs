@@ -19,16 +19,15 @@ use sealflow_engine::stage::{Progress, StageContext};
 use sealflow_engine::wire::Reporter;
 use serde::{Deserialize, Serialize};
 
-use super::fetch::Remote;
-use super::{lookup, verify_post};
+use super::copies::{bring, look};
+use super::verify_post;
 use crate::params::{ParamKind, ParamSet, ParamsDir};
+use crate::proofs;
 use crate::remote::RemoteReads;
 use crate::seal::proof_parameters;
 use crate::types::{
-    ActorId, CommR, Fault, Post, PostPartition, PostProof, PostRandomness, ProvedSector, Replica,
-    SectorNumber,
+    ActorId, CommR, Fault, Post, PostPartition, PostProof, PostRandomness, ProvedSector, SectorNumber,
 };
-use crate::{proofs, replica};
 
 /// What is to be proved.
 pub(super) struct Job<'a> {
@@ -132,12 +131,12 @@ pub(super) fn faults(reasons: Reasons) -> Vec<Fault> {
 pub(super) fn vanilla(cx: &StageContext, job: &Job<'_>) -> Result<Vanilla, Failure> {
     let mut looked = look(cx, job)?;
     loop {
-        bring(job, &mut looked)?;
+        bring(cx, job, &mut looked)?;
         let alone = looked.remote.is_empty();
         let (proved, late) = prove_all(&task(job, &looked.good, alone), &Reporter::of(cx))?;
-        looked.good.retain(|sector, _| !late.contains_key(sector));
-        let again = !alone && !late.is_empty() && !looked.good.is_empty();
-        looked.reasons.extend(late);
+        let some = !late.is_empty();
+        let copies = looked.fail(cx, late)?;
+        let again = some && (copies || !alone) && !looked.good.is_empty();
         if !again {
             return Ok(Vanilla {
                 proved,
@@ -178,7 +177,7 @@ pub(super) fn prove_all(task: &Task, reporter: &Reporter) -> Result<(Proved, Rea
     Ok((proved.collect(), reasons))
 }
 
-fn check_count(job: &Job<'_>) -> Result<(), Failure> {
+pub(super) fn check_count(job: &Job<'_>) -> Result<(), Failure> {
     let (limit, count) = (job.proof_type.sectors(), job.partition.replicas.len());
     if count == 0 {
         let text = format!("partition {} has no sectors", job.partition.partition);
@@ -192,69 +191,6 @@ fn check_count(job: &Job<'_>) -> Result<(), Failure> {
         return Err(Failure::permanent("partition_too_large", text));
     }
     Ok(())
-}
-
-/// The sectors of a partition after a look at their files.
-#[derive(Default)]
-pub(super) struct Looked {
-    /// Those that can be proved, as far as can be seen.
-    pub(super) good: Good,
-    /// Why not, of the others.
-    pub(super) reasons: Reasons,
-    /// Those whose files are in stores without local paths.
-    pub(super) remote: Remote,
-}
-
-/// Brings what the challenges need of sectors that are in stores without local paths. One whose ranges cannot be had
-/// is good no more, which before V1_2 changes the challenges of the others. Blocks.
-pub(super) fn bring(job: &Job<'_>, looked: &mut Looked) -> Result<(), Failure> {
-    while !looked.remote.is_empty() && !looked.good.is_empty() {
-        let asked = challenges(&task(job, &looked.good, false), looked.good.keys())?;
-        let failed = looked.remote.bring(&asked);
-        if failed.is_empty() {
-            break;
-        }
-        looked.good.retain(|sector, _| !failed.contains_key(sector));
-        looked.reasons.extend(failed);
-    }
-    Ok(())
-}
-
-/// Looks at the files of every replica. A store that is not configured is no fault of the sector. Blocks.
-pub(super) fn look(cx: &StageContext, job: &Job<'_>) -> Result<Looked, Failure> {
-    check_count(job)?;
-    let remote = Remote::of(cx, job.proof_type, &job.partition.replicas)?;
-    let bytes = job.proof_type.sector_bytes();
-    let one = |replica: &Replica| {
-        let opened = TaskReplica {
-            sector_id: replica.sector.0,
-            comm_r: replica.comm_r.0,
-            sealed_file: lookup::local_path(&cx.stores, &replica.sealed)?,
-            cache_dir: lookup::local_path(&cx.stores, &replica.cache)?,
-        };
-        let wrong = replica::wrong(&opened.sealed_file, &opened.cache_dir, replica.comm_r, bytes);
-        Ok((replica.sector, opened, wrong))
-    };
-    let looked: Vec<_> = job
-        .partition
-        .replicas
-        .par_iter()
-        .filter(|replica| !remote.has(replica.sector))
-        .map(one)
-        .collect::<Result<_, Failure>>()?;
-    let (mut good, mut reasons) = (Good::new(), Reasons::new());
-    for (sector, opened, wrong) in looked {
-        match wrong {
-            None => drop(good.insert(sector, opened)),
-            Some(reason) => drop(reasons.insert(sector, reason)),
-        }
-    }
-    remote.look(&mut good, &mut reasons);
-    Ok(Looked {
-        good,
-        reasons,
-        remote,
-    })
 }
 
 /// What each sector must show.

@@ -29,7 +29,8 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Job, Looked, Task};
+use super::copies::{self, Looked};
+use super::prove::{self, Job, Task};
 use crate::params::ParamsDir;
 use crate::remote::RemoteReads;
 use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness, SectorNumber};
@@ -131,7 +132,7 @@ impl WireStage for WindowPost {
         let (stage, cx2, input) = (self.clone(), cx.clone(), input.clone());
         cx.blocking(move || {
             let held = Held {
-                looked: prove::look(&cx2, &job(&input))?,
+                looked: copies::look(&cx2, &job(&input))?,
                 here: place == Place::Here,
             };
             stage.prove(&cx2, &input, held)
@@ -164,18 +165,20 @@ impl WireStage for WindowPost {
         mut held: Held,
         answer: Answer,
     ) -> Result<Next<Self>, Failure> {
+        let mut failed = BTreeMap::new();
         for fault in &answer.faults {
             let sector = SectorNumber(*fault);
-            if held.looked.good.remove(&sector).is_none() {
+            if !held.looked.good.contains_key(&sector) || failed.contains_key(&sector) {
                 let text = format!("sector {fault} is called faulty, but was not asked for");
                 return Err(Failure::transient("bad_answer", text));
             }
             let reason = answer.reasons.get(fault).cloned();
             let reason = reason.unwrap_or_else(|| "the program that proves says so; see its log".to_owned());
-            held.looked.reasons.insert(sector, reason);
+            failed.insert(sector, reason);
         }
-        if !answer.faults.is_empty() && answer.proofs.is_empty() {
-            // The others are proved without them.
+        let copies = held.looked.fail(cx, failed)?;
+        if copies || (!answer.faults.is_empty() && answer.proofs.is_empty()) {
+            // The others are proved without them, or with other copies of them.
             return self.prove(cx, input, held);
         }
         self.taken(input, held, &answer.proofs)
@@ -189,7 +192,7 @@ impl WindowPost {
         if !held.looked.remote.is_empty() {
             progress::phase(cx, "reading ranges");
         }
-        prove::bring(&job, &mut held.looked)?;
+        copies::bring(cx, &job, &mut held.looked)?;
         if held.looked.good.is_empty() {
             return self.taken(input, held, &[]);
         }
@@ -205,6 +208,7 @@ impl WindowPost {
             good,
             reasons,
             remote,
+            ..
         } = held.looked;
         let post = prove::taken(&self.params, &job(input), &good, reasons, proofs)?;
         let post_reads = remote.reads();

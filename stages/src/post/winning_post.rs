@@ -28,7 +28,8 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::prove::{self, Job, Looked, Reasons, Task};
+use super::copies::{self, Looked};
+use super::prove::{self, Job, Reasons, Task};
 use crate::params::ParamsDir;
 use crate::remote::RemoteReads;
 use crate::types::{ActorId, Post, PostPartition, PostProof, PostRandomness};
@@ -131,8 +132,8 @@ impl WireStage for WinningPost {
         }
         let (cx2, input) = (cx.clone(), input.clone());
         cx.blocking(move || {
-            let mut looked = prove::look(&cx2, &job(&input))?;
-            prove::bring(&job(&input), &mut looked)?;
+            let mut looked = copies::look(&cx2, &job(&input))?;
+            copies::bring(&cx2, &job(&input), &mut looked)?;
             refuse(&looked.reasons)?;
             let task = prove::task(&job(&input), &looked.good, false);
             let held = Held { looked };

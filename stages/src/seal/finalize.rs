@@ -1,7 +1,8 @@
 //! Removes a sector's working files once what must last is in a store: layers, trees, the data, and
 //! what attempts left behind. Lotus calls it FinalizeSector.
 //!
-//! **Reads** the replica, the cache and the description in the store, to be sure that they are whole.
+//! **Reads** the replica, the cache and the description in each store that keeps them, to be sure that they are whole.
+//! A store that is not to be had is passed over if another keeps them too.
 //!
 //! **Writes** nothing; removes the sector's folder in the scratch store.
 //!
@@ -9,11 +10,12 @@
 //!
 //! **Fails**
 //! - `cache_locked` (transient): another process works in the cache directory.
-//! - `artifact_damaged`, `artifact_missing` (permanent): the store does not have what was put there;
+//! - `artifact_damaged`, `artifact_missing` (permanent): a store does not have what was put there;
 //!   nothing was removed; check the store, then retry from `persist`.
+//! - `store_unavailable` (transient): no store that keeps it answers; tried again.
 
 use schemars::JsonSchema;
-use sealflow_engine::artifact::{Artifact, SCRATCH};
+use sealflow_engine::artifact::{Artifact, SCRATCH, StoreError};
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
 use sealflow_engine::stage::{Outcome, Stage, StageContext};
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cache::CacheDir;
+use crate::keep::Kept;
 use crate::{progress, proofs};
 
 /// What it takes.
@@ -32,6 +35,9 @@ pub struct Input {
     pub cache: Artifact,
     /// The description of the sector, in a store.
     pub sector_info: Artifact,
+    /// All stores that keep them; the one that they name if nothing is said.
+    #[serde(default)]
+    pub kept: Vec<Kept>,
 }
 
 /// What it gives: the working files that are gone.
@@ -69,8 +75,7 @@ impl Stage for Finalize {
                 );
                 return Err(Failure::permanent("not_persisted", text));
             }
-            progress::phase(cx, format!("verifying {}", artifact.key));
-            cx.stores.get(&artifact.store)?.verify(artifact).await?;
+            verify(cx, artifact, &input.kept).await?;
         }
         progress::phase(cx, "removing working files");
         let lock = CacheDir::lock(cx)?;
@@ -81,5 +86,38 @@ impl Stage for Finalize {
             c1_output: None,
             snap_vanilla: None,
         }))
+    }
+}
+
+/// Reads an artifact in each store that keeps it. One store must have it whole, and none may have it damaged.
+async fn verify(cx: &StageContext, artifact: &Artifact, kept: &[Kept]) -> Result<(), Failure> {
+    let mut names: Vec<&str> = kept.iter().map(|one| one.store.as_str()).collect();
+    if !names.contains(&artifact.store.as_str()) {
+        names.insert(0, &artifact.store);
+    }
+    let (mut whole, mut passed) = (0, None);
+    for name in names {
+        progress::phase(cx, format!("verifying {} in `{name}`", artifact.key));
+        let store = name.to_owned();
+        let copy = Artifact {
+            store,
+            ..artifact.clone()
+        };
+        let verified = match cx.stores.get(name) {
+            Ok(store) => store.verify(&copy).await,
+            Err(error) => Err(error),
+        };
+        match verified {
+            Ok(()) => whole += 1,
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::Unknown { .. })) => {
+                tracing::warn!(store = name, key = artifact.key, %error, "a copy could not be verified");
+                passed.get_or_insert(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match passed {
+        Some(error) if whole == 0 => Err(error.into()),
+        _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Copies one file or folder from where it is to a store, and verifies it there.
+//! Copies one file or folder from where it is to a store, or to several, and verifies it there.
 //!
 //! **Reads** the artifact.
 //!
@@ -10,10 +10,12 @@
 //!
 //! **Fails**
 //! - `unknown_store` (permanent): no store of this name is configured.
+//! - `bad_input` (permanent): `to_store` or `copies` make no sense; the message says how they are written.
 //! - `artifact_missing` (permanent): the artifact is not where it was.
 //! - `bad_route` (permanent): asked by another program to copy over something of another kind.
-//! - `store_refused` (permanent): the store is for reading only, or refuses; the message says why and what to do.
-//! - `store_unavailable` (transient): the store does not answer or has no room; tried again.
+//! - `store_refused` (permanent): the store is for reading only, is being drained, or refuses; of several, too few
+//!   take it. The message says why and what to do.
+//! - `store_unavailable` (transient): the store does not answer or has no room; of several, too few do. Tried again.
 //! - `no_space` (transient): free space in the store; it is tried again.
 //! - `no_permission` (permanent): let sealflow write to the store, then retry.
 
@@ -31,6 +33,7 @@ use sealflow_engine::wire::{self, Dialect, Next, Place, Reporter, WireStage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::keep::{Asked, Keep, Kept};
 use crate::{progress, proofs};
 
 /// What it takes.
@@ -38,8 +41,12 @@ use crate::{progress, proofs};
 pub struct Input {
     /// What to copy.
     pub artifact: Artifact,
-    /// The store to copy to.
+    /// The store to copy to. Of several (`NAME,NAME`, or `any`) those are chosen that take it and have room for it, by
+    /// weight against what is free.
     pub to_store: String,
+    /// To how many stores; one if nothing is said.
+    #[serde(default)]
+    pub copies: Option<u64>,
     /// The key to store it under; if nothing is said, the one it has.
     #[serde(default)]
     pub to_key: Option<String>,
@@ -48,8 +55,11 @@ pub struct Input {
 /// What it gives.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Output {
-    /// The copy.
+    /// The copy, in the first of the stores.
     pub transferred: Artifact,
+    /// All stores that keep it, under the same key, and why these.
+    #[serde(default)]
+    pub transferred_to: Vec<Kept>,
 }
 
 /// See the module.
@@ -122,17 +132,28 @@ pub struct Options {
 /// What is copied to where.
 pub struct Held {
     from: PathBuf,
+    keep: Keep,
 }
 
 /// Copies `from` to where it belongs, as far as that is not there yet, and verifies it.
-async fn put(cx: &StageContext, input: &Input, from: &Path) -> Result<Outcome<Output>, Failure> {
-    let to = cx.stores.get(&input.to_store)?.clone();
+async fn put(cx: &StageContext, input: &Input, keep: &Keep, from: &Path) -> Result<Outcome<Output>, Failure> {
     let key = input.to_key.as_deref().unwrap_or(&input.artifact.key);
-    let total = input.artifact.bytes;
-    let done = |bytes: u64| progress::bytes(cx, "copying", bytes, total);
-    let transferred = to.put(key, from, &done).await?;
-    to.verify(&transferred).await?;
-    Ok(Outcome::Done(Output { transferred }))
+    let put = keep.put(cx, &[(key, from)]).await?;
+    let transferred = put.into_iter().next();
+    let transferred = transferred.ok_or_else(|| Failure::permanent("bad_output", "nothing was kept"))?;
+    progress::phase(cx, "verifying");
+    for one in &keep.chosen {
+        let store = one.store.clone();
+        let copy = Artifact {
+            store,
+            ..transferred.clone()
+        };
+        cx.stores.get(&one.store)?.verify(&copy).await?;
+    }
+    Ok(Outcome::Done(Output {
+        transferred,
+        transferred_to: keep.chosen.clone(),
+    }))
 }
 
 impl WireStage for Transfer {
@@ -147,23 +168,35 @@ impl WireStage for Transfer {
         input: &Arc<Input>,
         place: Place,
     ) -> Result<Next<Self>, Failure> {
-        let store = cx.stores.get(&input.artifact.store)?.clone();
-        let from = match store.local_path(&input.artifact.key)? {
+        let artifact = cx.stores.find(&input.artifact).await?;
+        let store = cx.stores.get(&artifact.store)?.clone();
+        let from = match store.local_path(&artifact.key)? {
             Some(path) => path,
             None => {
                 let path = cx.attempt_dir()?.join("fetched");
-                let total = input.artifact.bytes;
+                let total = artifact.bytes;
                 let done = |bytes: u64| progress::bytes(cx, "copying", bytes, total);
-                store.get(&input.artifact, &path, &done).await?;
+                durable::remove(&path).map_err(|error| Failure::io("remove", &path, &error))?;
+                store.get(&artifact, &path, &done).await?;
                 path
             }
         };
-        let to = cx.stores.get(&input.to_store)?;
         let key = input.to_key.as_deref().unwrap_or(&input.artifact.key);
-        let staging = to.staging(key)?;
-        // In this process the store copies by itself.
+        let asked = Asked {
+            stores: Some(&input.to_store),
+            copies: input.copies,
+            bytes: input.artifact.bytes,
+            counts: key,
+            keys: vec![key.to_owned()],
+        };
+        let keep = Keep::choose(cx, asked).await?;
+        let (name, staging) = match &keep.chosen[..] {
+            [one] => (one.store.clone(), cx.stores.get(&one.store)?.staging(key)?),
+            _ => (String::new(), None),
+        };
+        // In this process the store copies by itself, and so it does where there are several.
         let (Place::Away { .. }, Some(staging)) = (place, staging) else {
-            return put(cx, input, &from).await.map(Next::End);
+            return put(cx, input, &keep, &from).await.map(Next::End);
         };
         durable::remove(&staging).map_err(|error| Failure::io("remove", &staging, &error))?;
         let is_dir = from.is_dir();
@@ -172,25 +205,25 @@ impl WireStage for Transfer {
             uri: uri.to_owned(),
         };
         let info = StoreInfo {
-            name: input.to_store.clone(),
+            name: name.clone(),
             meta: None,
         };
         let route = Route {
             src: item(None, &from),
-            dest: item(Some(&input.to_store), &staging),
+            dest: item(Some(&name), &staging),
             opt: Some(Options {
                 is_dir,
                 allow_link: false,
             }),
         };
         let task = Task {
-            stores: BTreeMap::from([(input.to_store.clone(), info)]),
+            stores: BTreeMap::from([(name, info)]),
             routes: vec![route],
         };
         progress::phase(cx, "copying");
         Ok(Next::Compute {
             task,
-            held: Held { from },
+            held: Held { from, keep },
         })
     }
 
@@ -204,7 +237,7 @@ impl WireStage for Transfer {
 
     fn finish(&self, cx: &StageContext, input: &Input, held: Held, _: bool) -> Result<Next<Self>, Failure> {
         // The store takes what is the same, byte by byte, and copies the rest.
-        let put = put(cx, input, &held.from);
+        let put = put(cx, input, &held.keep, &held.from);
         tokio::runtime::Handle::current().block_on(put).map(Next::End)
     }
 }

@@ -67,7 +67,7 @@ impl Stage for SectorKey {
 
     async fn run(&self, cx: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
         let (sealed, cache) = (cx.local_path(&input.sealed)?, cx.local_path(&input.cache)?);
-        let described = &input.sector_info;
+        let described = &cx.stores.find(&input.sector_info).await?;
         let info = SectorInfo::read(&cx.stores, &described.store, &described.key).await?;
         let info = info.ok_or_else(|| missing(described))?;
         let subject = cx.subject.clone();
@@ -77,9 +77,10 @@ impl Stage for SectorKey {
                 return Err(Failure::permanent("already_updated", text));
             }
             let bytes = info.proof_type.sector_bytes();
-            if info.comm_d.0 != tree::zeros_root(bytes) {
+            if info.comm_d.map(|comm_d| comm_d.0) != Some(tree::zeros_root(bytes)) {
                 let text = format!(
-                    "{subject} holds data ({} pieces), and only a sector of zeros can take any",
+                    "{subject} holds data ({} pieces) or was imported without its data commitment, and only a sector of \
+                     zeros can take any",
                     info.piece_infos.len()
                 );
                 return Err(Failure::permanent("not_committed_capacity", text));

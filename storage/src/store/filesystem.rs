@@ -1,5 +1,7 @@
 //! A folder as a store of artifacts: a local disk, or a network file system that is mounted.
 
+mod hidden;
+
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sealflow_engine::artifact::{
-    Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, Stat, StoreError, StoreFuture,
+    Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, Stat, StoreError, StoreFuture, Trashed,
     check_key,
 };
 use sealflow_engine::crash;
@@ -412,5 +414,33 @@ impl ArtifactStore for FilesystemStore {
 
     fn free(&self) -> StoreFuture<'_, Option<u64>> {
         Box::pin(async move { blocking(|| self.free_now().map(Some)) })
+    }
+
+    fn marks(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(async move { blocking(|| self.marks_now()) })
+    }
+
+    fn mark<'a>(&'a self, name: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        Box::pin(async move { blocking(|| self.mark_now(name)) })
+    }
+
+    fn set_mark<'a>(&'a self, name: &'a str, content: Option<&'a [u8]>) -> StoreFuture<'a, ()> {
+        Box::pin(async move { blocking(|| self.set_mark_now(name, content)) })
+    }
+
+    fn trash<'a>(&'a self, key: &'a str, at_ms: u64) -> StoreFuture<'a, ()> {
+        Box::pin(async move { blocking(|| self.trash_now(key, at_ms)) })
+    }
+
+    fn trashed(&self) -> StoreFuture<'_, Vec<Trashed>> {
+        Box::pin(async move { blocking(|| self.trashed_now()) })
+    }
+
+    fn untrash<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move { blocking(|| self.untrash_now(id)) })
+    }
+
+    fn discard<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(async move { blocking(|| self.discard_now(id)) })
     }
 }

@@ -28,6 +28,8 @@ pub const BUCKET: &str = "sectors";
 pub enum Trouble {
     /// An answer with this status, and this code in its body.
     Answer(u16, &'static str),
+    /// An answer with this status and this body.
+    Body(u16, &'static str),
     /// The connection ends without an answer.
     Drop,
     /// The answer comes late.
@@ -166,6 +168,10 @@ async fn answer(
         None => {}
         Some(Trouble::Late(delay)) => tokio::time::sleep(delay).await,
         Some(Trouble::Drop) => return Err("told to drop the connection".into()),
+        Some(Trouble::Body(status, body)) => {
+            let body = Body::from(body.to_owned());
+            return Ok(hyper::Response::builder().status(status).body(body)?);
+        }
         Some(Trouble::Answer(status, code)) => {
             let body = format!("<Error><Code>{code}</Code><Message>as told</Message></Error>");
             return Ok(hyper::Response::builder().status(status).body(Body::from(body))?);

@@ -46,23 +46,10 @@ pub async fn check_files(
 }
 
 async fn look(stores: &Stores, artifact: &Artifact, deep: bool) -> Result<(), StoreError> {
-    let store = stores.get(&artifact.store)?;
+    // It may have been moved to another store since.
+    let found = stores.find(artifact).await?;
     if deep {
-        return store.verify(artifact).await;
+        stores.get(&found.store)?.verify(&found).await?;
     }
-    let Some(stat) = store.stat(&artifact.key).await? else {
-        return Err(StoreError::Missing {
-            store: artifact.store.clone(),
-            key: artifact.key.clone(),
-        });
-    };
-    let found = stat.bytes();
-    if found == artifact.bytes {
-        return Ok(());
-    }
-    Err(StoreError::Damaged {
-        store: artifact.store.clone(),
-        key: artifact.key.clone(),
-        what: format!("it has {found} bytes instead of {}", artifact.bytes),
-    })
+    Ok(())
 }

@@ -7,6 +7,7 @@
 mod breaker;
 mod client;
 mod fault;
+mod hidden;
 mod pace;
 mod settings;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealflow_engine::artifact::{
-    Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, Stat, StoreError, StoreFuture,
+    Artifact, ArtifactStore, BytesDone, FileStat, LIST_LIMIT, Policy, Stat, StoreError, StoreFuture, Trashed,
     check_file, check_key,
 };
 use sealflow_engine::crash;
@@ -159,7 +160,12 @@ impl S3Store {
 
     /// The list of the folder under a key, if there is one.
     async fn manifest(&self, key: &str) -> Result<Option<Manifest>, StoreError> {
-        let object = format!("{}/{MANIFEST}", self.object(key));
+        self.manifest_of(key, &self.object(key)).await
+    }
+
+    /// The same, where the objects have names that begin with `base`.
+    async fn manifest_of(&self, key: &str, base: &str) -> Result<Option<Manifest>, StoreError> {
+        let object = format!("{base}/{MANIFEST}");
         let text = match self.client.read_small(&object, MANIFEST_LIMIT).await {
             Ok(text) => text,
             Err(Fault::Missing) => return Ok(None),
@@ -359,7 +365,12 @@ impl S3Store {
 
     async fn stat_now(&self, key: &str) -> Result<Option<Stat>, StoreError> {
         check_key(key)?;
-        if let Some(manifest) = self.manifest(key).await? {
+        self.stat_object(key, &self.object(key)).await
+    }
+
+    /// What is in the object `base`, or in those whose names begin with it.
+    async fn stat_object(&self, key: &str, base: &str) -> Result<Option<Stat>, StoreError> {
+        if let Some(manifest) = self.manifest_of(key, base).await? {
             let files = manifest.files.into_iter().map(|file| FileStat {
                 digest: Some(format!("sha256:{}", file.sha256)),
                 path: file.path,
@@ -370,7 +381,7 @@ impl S3Store {
                 files: files.collect(),
             }));
         }
-        let head = upload::head(&self.client, &self.object(key)).await;
+        let head = upload::head(&self.client, base).await;
         let file = head.map_err(self.failed(key))?.map(|(bytes, sha256)| FileStat {
             path: String::new(),
             bytes,
@@ -630,5 +641,33 @@ impl ArtifactStore for S3Store {
 
     fn free(&self) -> StoreFuture<'_, Option<u64>> {
         Box::pin(self.free_now())
+    }
+
+    fn marks(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(self.marks_now())
+    }
+
+    fn mark<'a>(&'a self, name: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        Box::pin(self.mark_now(name))
+    }
+
+    fn set_mark<'a>(&'a self, name: &'a str, content: Option<&'a [u8]>) -> StoreFuture<'a, ()> {
+        Box::pin(self.set_mark_now(name, content))
+    }
+
+    fn trash<'a>(&'a self, key: &'a str, at_ms: u64) -> StoreFuture<'a, ()> {
+        Box::pin(self.trash_now(key, at_ms))
+    }
+
+    fn trashed(&self) -> StoreFuture<'_, Vec<Trashed>> {
+        Box::pin(self.trashed_now())
+    }
+
+    fn untrash<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(self.untrash_now(id))
+    }
+
+    fn discard<'a>(&'a self, id: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(self.discard_now(id))
     }
 }

@@ -9,6 +9,7 @@ mod messages;
 mod migrate;
 mod server;
 mod stream;
+mod wallet;
 mod workers;
 
 pub(crate) use client::{Client, Source};
@@ -18,6 +19,7 @@ pub(crate) use messages::{MessageView, MessagerView, PushRequest, RepairRequest}
 pub(crate) use migrate::{MigrateRequest, MigrationView};
 pub(crate) use server::{Api, serve};
 pub(crate) use stream::{Events, Said};
+pub(crate) use wallet::{WalletRequest, WalletView};
 pub(crate) use workers::WorkerView;
 
 use serde::{Deserialize, Serialize};

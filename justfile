@@ -34,6 +34,10 @@ long-kills N="50":
 long-512mib:
     cargo test --release --workspace --test it -- --ignored --nocapture a_512_mib_sector
 
+# Ten sectors of two miners on the devnet, sealed at once with batches and kills (ten C2 proofs)
+long-batches:
+    cargo test --release --workspace --test it -- --ignored --nocapture ten_sectors_of_two_miners
+
 # The journal's tests on RocksDB; needs a C++ compiler and libclang, and builds the database again
 long-rocksdb:
     SEALFLOW_TEST_STORE=rocksdb cargo test --release --workspace --features rocksdb --lib journal::

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sealflow_chain::messager::{self, Messager, MessagerConfig, StoreError};
+use sealflow_chain::control::ControlBook;
+use sealflow_chain::messager::{self, FeeBook, Messager, MessagerConfig, StoreError};
 use sealflow_chain::node::{Client, ClientConfig, Endpoint, FollowConfig};
 use sealflow_chain::wallet::{KdfCost, Passphrase, Policy, Wallet, WalletConfig};
 use sealflow_stages::chain::Chain as Stages;
@@ -38,6 +39,8 @@ pub(crate) const NOTHING: &str = "\
 pub(crate) struct Chain {
     pub(crate) messager: Messager,
     pub(crate) client: Arc<Client>,
+    pub(crate) wallet: Arc<Wallet>,
+    control: ControlBook,
     task: JoinHandle<Result<(), StoreError>>,
     stop: CancellationToken,
 }
@@ -106,8 +109,14 @@ pub(crate) async fn start(cx: &Context, journal: &Arc<SurrealJournal>) -> anyhow
             tokio::task::spawn_blocking(move || wallet.unlock(&passphrase).map(|_| wallet)).await??
         }
     };
+    let wallet = Arc::new(wallet);
+    let control = cx.config.chain.control.book()?;
     let config = MessagerConfig {
         confidence: cx.config.chain.confidence,
+        fees: FeeBook {
+            global: cx.config.chain.fees()?,
+            ..FeeBook::default()
+        },
         ..MessagerConfig::default()
     };
     let follow = FollowConfig {
@@ -121,13 +130,15 @@ pub(crate) async fn start(cx: &Context, journal: &Arc<SurrealJournal>) -> anyhow
         follow,
         store,
         client.clone(),
-        Arc::new(wallet),
+        wallet.clone(),
         stop.clone(),
     );
     let running = running.await.context("the messager cannot start")?;
     Ok(Some(Chain {
         messager: running.messager,
         client,
+        wallet,
+        control,
         task: running.task,
         stop,
     }))
@@ -136,7 +147,7 @@ pub(crate) async fn start(cx: &Context, journal: &Arc<SurrealJournal>) -> anyhow
 impl Chain {
     /// What stages have of it.
     pub(crate) fn stages(&self) -> Stages {
-        Stages::new(self.client.clone(), self.messager.clone())
+        Stages::new(self.client.clone(), self.messager.clone(), self.control.clone())
     }
 
     /// Waits until the messager fails, which only a failing journal makes it do.

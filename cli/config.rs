@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use sealflow_chain::amount;
+use sealflow_chain::control::ControlBook;
+use sealflow_chain::messager::FeePolicy;
+use sealflow_chain::wallet::parse_key_address;
 use sealflow_engine::artifact::{SCRATCH, check_mark, placement};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +62,58 @@ pub(crate) struct Chain {
     pub(crate) token_file: Option<PathBuf>,
     /// How many epochs deep a message must be to be final.
     pub(crate) confidence: i64,
+    /// The most that a message may cost, as `1 FIL`.
+    pub(crate) max_fee: Option<String>,
+    /// While the base fee is above this, nothing is sent.
+    pub(crate) base_fee_max: Option<String>,
+    /// Who sends what.
+    pub(crate) control: Control,
+}
+
+/// Keys that send a miner's messages, by purpose, the preferred first.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Control {
+    /// Pre-commits.
+    pub(crate) precommit: Vec<String>,
+    /// Proofs of sectors, and updates.
+    pub(crate) commit: Vec<String>,
+    /// Window proofs, faults and recoveries.
+    pub(crate) post: Vec<String>,
+}
+
+impl Control {
+    /// The same, as the chain takes it.
+    pub(crate) fn book(&self) -> anyhow::Result<ControlBook> {
+        let keys = |name: &str, texts: &[String]| {
+            let keys = texts.iter().map(|text| {
+                parse_key_address(text).map_err(|error| {
+                    CliError::new(Kind::Config, format!("[chain.control] {name}: `{text}`: {error}")).into()
+                })
+            });
+            keys.collect::<anyhow::Result<Vec<_>>>()
+        };
+        Ok(ControlBook {
+            precommit: keys("precommit", &self.precommit)?,
+            commit: keys("commit", &self.commit)?,
+            post: keys("post", &self.post)?,
+        })
+    }
+}
+
+impl Chain {
+    /// What messages may cost.
+    pub(crate) fn fees(&self) -> anyhow::Result<FeePolicy> {
+        let fil = |name: &str, text: &Option<String>| {
+            let parsed = text.as_deref().map(amount::parse).transpose();
+            parsed.map_err(|error| CliError::new(Kind::Config, format!("[chain] {name}: {error}")))
+        };
+        Ok(FeePolicy {
+            max_fee: fil("max_fee", &self.max_fee)?,
+            base_fee_max: fil("base_fee_max", &self.base_fee_max)?,
+            ..FeePolicy::default()
+        })
+    }
 }
 
 impl Default for Chain {
@@ -66,6 +122,9 @@ impl Default for Chain {
             nodes: Vec::new(),
             token_file: None,
             confidence: 10,
+            max_fee: None,
+            base_fee_max: None,
+            control: Control::default(),
         }
     }
 }
@@ -255,6 +314,14 @@ impl Config {
             let text =
                 "`delete_archives_after` must be more than `archive_after`: both count from a run's end";
             return Some(text.to_owned());
+        }
+        if let Err(error) = self
+            .chain
+            .fees()
+            .map(drop)
+            .and(self.chain.control.book().map(drop))
+        {
+            return Some(error.to_string());
         }
         if self.chain.confidence < 1 {
             return Some("`[chain] confidence` must be 1 or more".to_owned());

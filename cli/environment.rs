@@ -30,6 +30,10 @@ pub(crate) struct Context {
 /// Reads the configuration and sets what is global to the process.
 pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
     let home = Home::find(args.home.as_deref())?;
+    let home = match args.command {
+        Command::Demo(_) => home.of_demo(),
+        _ => home,
+    };
     // These two must work when the configuration does not.
     let config = match args.command {
         Command::Config(_) | Command::Completions(_) => Config::default(),

@@ -90,8 +90,16 @@ impl Home {
         self.root.join("workflows")
     }
 
-    pub(crate) fn demo(&self) -> PathBuf {
-        self.root.join("demo")
+    /// The home of `sealflow demo`: one of its own, so that nothing of its network mixes with a real one's.
+    pub(crate) fn of_demo(&self) -> Self {
+        Self {
+            root: self.root.join("demo"),
+        }
+    }
+
+    /// The network of `sealflow demo`, and of `sealflow devnet` where nothing else is said.
+    pub(crate) fn devnet(&self) -> PathBuf {
+        self.root.join("devnet")
     }
 
     /// Keys that messages are signed with.

@@ -8,6 +8,7 @@
 pub mod address;
 pub mod amount;
 pub mod commitment;
+pub mod control;
 pub mod devnet;
 pub mod failure;
 pub mod funds;

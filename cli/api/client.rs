@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     ArtifactView, ByRequest, Events, ExecutorDetail, Health, HoldView, LogPiece, LogView, MessageView,
     MessagerView, MigrateRequest, MigrationView, Problem, PushRequest, RepairRequest, StartRequest, Started,
-    TriggerRequest, TriggerView, VerbRequest, WorkerView,
+    TriggerRequest, TriggerView, VerbRequest, WalletRequest, WalletView, WorkerView,
 };
 use crate::archived::holder;
 use crate::environment::Context;
@@ -222,6 +222,15 @@ impl Client {
             why: why.to_owned(),
         };
         self.call(Method::POST, &format!("/api/v1/messages/{verb}"), Some(&body))
+            .await
+    }
+
+    pub(crate) async fn operate_wallet(
+        &self,
+        verb: &str,
+        body: &WalletRequest,
+    ) -> anyhow::Result<WalletView> {
+        self.call(Method::POST, &format!("/api/v1/wallet/{verb}"), Some(body))
             .await
     }
 

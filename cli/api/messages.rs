@@ -1,5 +1,7 @@
 //! Messages to the chain: what was asked for, what became of it, and repairs.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use sealflow_chain::messager::{FeePolicy, Intent, Key, MessagerError, Record, Repair, State as Progress};
@@ -8,6 +10,9 @@ use sealflow_chain::policy::FINALITY;
 use sealflow_chain::types::RawBytes;
 use sealflow_chain::wallet::parse_key_address;
 use sealflow_chain::{address, amount};
+use sealflow_engine::core::run_of;
+use sealflow_engine::id::RunId;
+use sealflow_engine::run::StepStatus;
 use sealflow_storage::journal::Messages;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Problem;
 use super::extract::{Json, Path, Query};
 use super::server::{ApiError, Shared};
+use crate::view::{self as views, ConditionView, ExplainView};
 
 /// A message.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -265,4 +271,54 @@ pub(super) async fn repair_message(
     };
     messager.repair(repair).await.map_err(refused)?;
     Ok(Json(()))
+}
+
+/// Adds to the steps of a run what their messages wait for: of a step in a batch, the batch's.
+pub(super) async fn explain(
+    api: &super::server::Api,
+    run: &RunId,
+    told: &mut ExplainView,
+) -> Result<(), ApiError> {
+    let Some(messager) = &api.messager else {
+        return Ok(());
+    };
+    let journal = api.handle.journal();
+    for row in journal.steps(run).await? {
+        let Some(step) = told.steps.iter_mut().find(|step| step.step == row.step.as_str()) else {
+            continue;
+        };
+        let batch = row.current.as_ref().and_then(|current| run_of(&current.executor));
+        let (of, visit) = match batch {
+            None => (run.clone(), row.visit),
+            Some(batch) => {
+                let rows = journal.steps(&batch).await?;
+                let visit = rows
+                    .iter()
+                    .find(|other| other.step == row.step)
+                    .map(|other| other.visit);
+                (batch, visit.unwrap_or(1))
+            }
+        };
+        let key = key(format!("{of}/{}/{visit}", row.step))?;
+        let record = messager.record(key).await.map_err(refused)?;
+        let Some(shown) = record
+            .as_ref()
+            .map(view)
+            .filter(|_| row.status != StepStatus::Failed)
+        else {
+            continue;
+        };
+        let why = match (shown.state.as_str(), shown.note.is_empty()) {
+            ("final", _) => continue,
+            (_, true) => String::new(),
+            (_, false) => format!(": {}", shown.note),
+        };
+        step.conditions.push(ConditionView {
+            kind: "message".to_owned(),
+            text: format!("its message {} is {}{why}", shown.key, shown.state),
+            since: views::time(row.since),
+            numbers: BTreeMap::new(),
+        });
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod messages;
 mod migrate;
 mod server;
 mod stream;
+mod wallet;
 mod workers;
 
 pub(crate) use artifacts::ArtifactView;
@@ -20,6 +21,7 @@ pub(crate) use messages::{MessageView, MessagerView, PushRequest, RepairRequest}
 pub(crate) use migrate::{MigrateRequest, MigrationView};
 pub(crate) use server::{Api, serve};
 pub(crate) use stream::{Events, Said};
+pub(crate) use wallet::{WalletRequest, WalletView};
 pub(crate) use workers::WorkerView;
 
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use sealflow_chain::messager::Messager;
+use sealflow_chain::wallet::Wallet;
 use sealflow_engine::core::{Holding, Refused, Verb};
 use sealflow_engine::dispatcher::{Handle, NewRun, RequestError};
 use sealflow_engine::event::By;
@@ -33,9 +34,10 @@ use super::{
     Amounts, BackupView, ByRequest, ExecutorDetail, ExecutorView, Health, HoldView, HoldingView, Problem,
     StartRequest, Started, TriggerRequest, TriggerView, VerbRequest,
 };
-use super::{events, logs, messages, migrate, workers};
+use super::{events, logs, messages, migrate, wallet, workers};
 use crate::archived::holder;
 use crate::home::Home;
+use crate::numbers::Numbers;
 use crate::span::now_ms;
 use crate::timeline::{self, TimelineView};
 use crate::view::{self, EntryView, ExplainView, RunDetail, RunSummary};
@@ -67,6 +69,10 @@ pub(crate) struct Api {
     pub(crate) workers: Option<Service>,
     /// Who sends messages, if a chain is configured.
     pub(crate) messager: Option<Messager>,
+    /// Who signs them.
+    pub(crate) wallet: Option<Arc<Wallet>>,
+    /// Gives numbers to new sectors.
+    pub(crate) numbers: Arc<Numbers>,
 }
 
 impl Api {
@@ -99,6 +105,7 @@ fn router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(messages::list_messages, messages::push_message))
         .routes(routes!(messages::show_message))
         .routes(routes!(messages::repair_message))
+        .routes(routes!(wallet::operate_wallet))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::end_worker))
         .routes(routes!(super::artifacts::list_artifacts))
@@ -528,17 +535,27 @@ pub(super) fn workflow_of(
 #[utoipa::path(post, path = "/api/v1/runs", request_body = StartRequest, responses((status = 200, body = Started), (status = 409, body = Problem)))]
 async fn start_run(State(api): Shared, Json(request): Json<StartRequest>) -> Result<Json<Started>, ApiError> {
     let (graph, source) = workflow_of(&api, request.workflow, request.source)?;
+    let new = NewRun {
+        graph,
+        source,
+        params: request.params,
+        key: request.key,
+        priority: request.priority,
+        by: by(request.by),
+    };
     let run = api
-        .handle
-        .start_run(NewRun {
-            graph,
-            source,
-            params: request.params,
-            key: request.key,
-            priority: request.priority,
-            by: by(request.by),
-        })
-        .await?;
+        .numbers
+        .start(new)
+        .await
+        .map_err(|error| match error.downcast::<RequestError>() {
+            Ok(refused) => ApiError::from(refused),
+            Err(error) => ApiError(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                format!("{error:#}"),
+            ),
+        });
+    let run = run?;
     Ok(Json(Started { run: run.to_string() }))
 }
 
@@ -589,7 +606,9 @@ async fn explain_run(State(api): Shared, Path(run): Path<String>) -> Result<Json
     let id = run_id(&run)?;
     let row = api.handle.journal().run(&id).await?.ok_or_else(|| no_run(&run))?;
     let live = api.handle.live(&id).await?;
-    Ok(Json(view::explain(&row, &live)))
+    let mut told = view::explain(&row, &live);
+    messages::explain(&api, &id, &mut told).await?;
+    Ok(Json(told))
 }
 
 /// When each step of a run stood how, and where it ran.

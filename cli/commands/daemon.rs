@@ -1,5 +1,7 @@
 //! `sealflow daemon`: decides, owns the store, and serves the API.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::Context;
 use crate::home::Listening;
-use crate::{api, housekeeping, output, wire, workers};
+use crate::numbers::Numbers;
+use crate::{api, housekeeping, output, successor, wire, workers};
 
 /// Run the daemon: it starts, watches and resumes runs, and answers the other commands
 ///
@@ -36,7 +39,11 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     let url = format!("http://{local}");
     let stop = CancellationToken::new();
+    let client = engine.chain.as_ref().map(|chain| chain.client.clone());
+    let numbers = Arc::new(Numbers::new(engine.handle.clone(), client));
+    let successor = successor::start(engine.handle.clone(), numbers.clone(), stop.clone());
     let served = api::Api {
+        numbers,
         handle: engine.handle.clone(),
         journal: engine.journal.clone(),
         executors: engine.executors.clone(),
@@ -47,6 +54,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         followers: api::Api::followers(),
         workers: None,
         messager: engine.chain.as_ref().map(|chain| chain.messager.clone()),
+        wallet: engine.chain.as_ref().map(|chain| chain.wallet.clone()),
     };
     let workers = workers::start(&cx, &engine, &stop).await?;
     let served = api::Api {
@@ -89,6 +97,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
             tracing::info!("daemon stops; runs go on at the next start");
             server.await??;
             housekeeping.join_all().await;
+            successor.await?;
             engine.stop().await
         }
     }

@@ -82,7 +82,7 @@ impl Args {
             ClockName::OnDemand => Clock::OnDemand(time),
             ClockName::Manual => Clock::Manual,
         };
-        let data = self.data.clone().unwrap_or_else(|| cx.home.root().join("devnet"));
+        let data = self.data.clone().unwrap_or_else(|| cx.home.devnet());
         Ok(DevnetConfig {
             profile,
             clock,
@@ -92,7 +92,8 @@ impl Args {
     }
 }
 
-fn failure(error: DevnetError) -> anyhow::Error {
+/// Why a devnet does not run, with its exit code.
+pub(super) fn failure(error: DevnetError) -> anyhow::Error {
     let kind = match &error {
         DevnetError::InUse { .. } => Kind::InUse,
         DevnetError::OtherProfile { .. } => Kind::Usage,

@@ -2,11 +2,12 @@
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
-use clap::Subcommand;
-use sealflow_chain::address;
-use sealflow_chain::params::{MinerCreation, create_miner};
+use clap::{Subcommand, ValueEnum};
+use sealflow_chain::control::{self, Purpose};
+use sealflow_chain::params::{Call, MinerCreation, create_miner};
 use sealflow_chain::policy::DEADLINES;
 use sealflow_chain::types::{Address, RegisteredPoStProof, power};
+use sealflow_chain::{address, amount};
 use sealflow_stages::types::PostProof;
 use serde::Serialize;
 
@@ -39,6 +40,20 @@ enum Command {
         /// The caller's name for it: the same name makes no second one
         #[arg(long, value_name = "NAME")]
         key: Option<String>,
+    },
+    /// Say who would send a message of a miner now, and why
+    Senders {
+        /// The miner
+        miner: String,
+        /// What the message is for
+        #[arg(long = "for", value_enum, default_value = "precommit")]
+        purpose: PurposeName,
+        /// What the message carries
+        #[arg(long, value_name = "AMOUNT", default_value = "0 FIL")]
+        value: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show a miner as the chain has it
     Info {
@@ -76,8 +91,73 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             sector_size,
             key,
         } => create(cx, &owner, worker.as_deref(), sector_size, key).await,
+        Command::Senders {
+            miner,
+            purpose,
+            value,
+            json,
+        } => senders(cx, &miner, purpose, &value, json).await,
         Command::Info { miner, json } => info(cx, &miner, json).await,
     }
+}
+
+/// What a message is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PurposeName {
+    /// Pre-commits
+    Precommit,
+    /// Proofs of sectors, and updates
+    Commit,
+    /// Window proofs, faults and recoveries
+    Post,
+}
+
+#[derive(Debug, Serialize)]
+struct SenderView {
+    address: String,
+    chosen: bool,
+    balance_attofil: String,
+    reason: String,
+}
+
+async fn senders(
+    cx: &Context,
+    miner: &str,
+    purpose: PurposeName,
+    value: &str,
+    json: bool,
+) -> anyhow::Result<()> {
+    let usage = |text: String| CliError::new(Kind::Usage, text);
+    let miner = Address::new_id(address::parse_miner(miner).map_err(|error| usage(error.to_string()))?);
+    let value = amount::parse(value).map_err(|error| usage(error.to_string()))?;
+    let purpose = match purpose {
+        PurposeName::Precommit => Purpose::Precommit,
+        PurposeName::Commit => Purpose::Commit,
+        PurposeName::Post => Purpose::Post,
+    };
+    let nodes = chain::client(cx)?.ok_or_else(no_chain)?;
+    let head = nodes.chain_head().await?;
+    let book = cx.config.chain.control.book()?;
+    let choice = control::choose(&nodes, &miner, purpose, &value, &book, &head.key).await?;
+    let views: Vec<SenderView> = choice
+        .candidates
+        .iter()
+        .map(|candidate| SenderView {
+            address: candidate.address.to_string(),
+            chosen: candidate.address == choice.from,
+            balance_attofil: candidate.balance.atto().to_string(),
+            reason: choice.reason(candidate),
+        })
+        .collect();
+    if json {
+        return output::json(&views);
+    }
+    let rows = views.into_iter().map(|view| {
+        let chosen = if view.chosen { "sends" } else { "" };
+        vec![view.address, chosen.to_owned(), view.reason]
+    });
+    output::table(&["address", "", "why"], rows.collect());
+    Ok(())
 }
 
 async fn create(
@@ -90,29 +170,10 @@ async fn create(
     let usage = |text: String| CliError::new(Kind::Usage, text);
     let key_address = |text: &str| address::parse(text).map_err(|error| usage(error.to_string()));
     let (owner, worker) = (key_address(owner)?, key_address(worker.unwrap_or(owner))?);
-    let proof = PostProof::window(size.as_u64()).ok_or_else(|| {
-        usage(format!(
-            "{size} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB"
-        ))
-    })?;
-    // The window types are numbered by size: 10 to 14.
-    let order = [2 << 10, 8 << 20, 512 << 20, 32 << 30, 64 << 30];
-    let at = order
-        .iter()
-        .position(|bytes| *bytes == proof.sector_bytes())
-        .unwrap_or_default();
-    let number = 10 + i64::try_from(at)?;
+    let call = creation(owner, worker, size.as_u64())?;
     let nodes = chain::client(cx)?.ok_or_else(no_chain)?;
     let head = nodes.chain_head().await?;
     let deposit = nodes.creation_deposit(&head.key).await?;
-    let call = create_miner(MinerCreation {
-        owner,
-        worker,
-        post_proof: RegisteredPoStProof::from(number),
-        peer: Vec::new(),
-        multiaddrs: Vec::new(),
-    });
-    let call = call.map_err(|error| usage(error.to_string()))?;
     let api = Client::need(cx).await?;
     let key = key.unwrap_or_else(|| format!("miner/{owner}/{}", crate::span::now_ms()));
     let push = PushRequest {
@@ -128,10 +189,40 @@ async fn create(
     output::note(&format!("message {key}: waiting until it is final"));
     let landed = ended(&api, &key).await?;
     let returned = hex::decode(landed.returned.unwrap_or_default())?;
-    let made: power::CreateMinerReturn = sealflow_chain::message::returned(&returned)
-        .context("what the network returned is not understood")?;
-    output::data(&made.id_address.to_string());
+    output::data(&made(&returned)?.to_string());
     Ok(())
+}
+
+/// The message that makes a miner whose sectors have so many bytes.
+pub(super) fn creation(owner: Address, worker: Address, bytes: u64) -> anyhow::Result<Call> {
+    let usage = |text: String| CliError::new(Kind::Usage, text);
+    let proof = PostProof::window(bytes).ok_or_else(|| {
+        usage(format!(
+            "{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB",
+            ByteSize(bytes)
+        ))
+    })?;
+    // The window types are numbered by size: 10 to 14.
+    let order = [2 << 10, 8 << 20, 512 << 20, 32 << 30, 64 << 30];
+    let at = order
+        .iter()
+        .position(|bytes| *bytes == proof.sector_bytes())
+        .unwrap_or_default();
+    let creation = MinerCreation {
+        owner,
+        worker,
+        post_proof: RegisteredPoStProof::from(10 + i64::try_from(at)?),
+        peer: Vec::new(),
+        multiaddrs: Vec::new(),
+    };
+    Ok(create_miner(creation).map_err(|error| usage(error.to_string()))?)
+}
+
+/// The miner that such a message made.
+pub(super) fn made(returned: &[u8]) -> anyhow::Result<Address> {
+    let made: power::CreateMinerReturn =
+        sealflow_chain::message::returned(returned).context("what the network returned is not understood")?;
+    Ok(made.id_address)
 }
 
 /// Waits for the end of a message.

@@ -50,7 +50,7 @@ pub(crate) async fn run(cx: Context, command: Command) -> anyhow::Result<()> {
         Command::Sector(args) => Box::pin(sector::run(&cx, args)).await,
         Command::Miner(args) => miner::run(&cx, args).await,
         Command::Message(args) => message::run(&cx, args).await,
-        Command::Wallet(args) => wallet::run(&cx, args),
+        Command::Wallet(args) => wallet::run(&cx, args).await,
         Command::Bench(args) => bench::run(&cx, args).await,
         Command::Doctor(args) => doctor::run(&cx, &args),
         Command::Config(args) => config::run(&cx, args),

@@ -8,6 +8,7 @@ use sealflow_chain::wallet::{KeyType, LotusKey, Passphrase, parse_key_address};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::api::{Client, WalletRequest};
 use crate::chain;
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
@@ -60,6 +61,13 @@ enum Command {
         #[command(flatten)]
         secret: Secret,
     },
+    /// Have a running daemon forget its keys: messages wait until they are unlocked
+    Lock,
+    /// Have a running daemon unlock its keys, also those that were added since it started
+    Unlock {
+        #[command(flatten)]
+        secret: Secret,
+    },
     /// Print a key as Lotus imports it: whoever reads it can spend what the address has
     Export {
         /// The address
@@ -75,8 +83,21 @@ struct KeyView {
     kind: &'static str,
 }
 
-pub(crate) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
+pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
     cx.home.prepare()?;
+    let (verb, passphrase) = match &args.command {
+        Command::Lock => ("lock", String::new()),
+        Command::Unlock { secret } => ("unlock", secret.text(cx)?),
+        _ => return tokio::task::block_in_place(|| keys(cx, args)),
+    };
+    let daemon = Client::need(cx).await?;
+    let told = daemon.operate_wallet(verb, &WalletRequest { passphrase }).await?;
+    output::note(&format!("{} of {} keys can sign now", told.unlocked, told.keys));
+    Ok(())
+}
+
+/// What needs no daemon.
+fn keys(cx: &Context, args: Args) -> anyhow::Result<()> {
     let wallet = chain::wallet(cx)?;
     if !cx.home.wallet_policy().exists() {
         std::fs::write(cx.home.wallet_policy(), chain::NOTHING)?;
@@ -122,6 +143,8 @@ pub(crate) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             restart(cx);
             Ok(())
         }
+        // Asked of the daemon.
+        Command::Lock | Command::Unlock { .. } => Ok(()),
         Command::Export { address, secret } => {
             let address = parse_key_address(&address)?;
             output::data(&wallet.export(&address, &secret.read(cx)?)?.export());
@@ -133,12 +156,25 @@ pub(crate) fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
 /// A daemon that runs knows only the keys that were there when it started.
 fn restart(cx: &Context) {
     if cx.home.listening().is_some() {
-        output::note("start the daemon again to let it use the key");
+        output::note("`sealflow wallet unlock` lets the running daemon use the key");
     }
 }
 
 impl Secret {
     fn read(&self, cx: &Context) -> anyhow::Result<Passphrase> {
+        chain::passphrase(&self.file(cx)?)
+    }
+
+    /// The first line of the file, for the daemon.
+    fn text(&self, cx: &Context) -> anyhow::Result<String> {
+        let file = self.file(cx)?;
+        // Refuses a file that others may read.
+        drop(chain::passphrase(&file)?);
+        let text = Zeroizing::new(std::fs::read_to_string(&file)?);
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn file(&self, cx: &Context) -> anyhow::Result<PathBuf> {
         let configured = cx
             .config
             .wallet
@@ -149,6 +185,6 @@ impl Secret {
             CliError::new(Kind::Usage, "no passphrase")
                 .hint("write one into a file that only you can read, and give --passphrase-file or set [wallet] passphrase_file in config.toml")
         })?;
-        chain::passphrase(&path)
+        Ok(path)
     }
 }

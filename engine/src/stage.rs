@@ -66,15 +66,17 @@ pub trait Stage: Send + Sync + 'static {
 
 /// A stage that can do the work of many runs at once, and says of each how it went.
 pub trait BatchStage: Stage {
-    /// Does the work of all members. The verdicts are in their order.
+    /// Does the work of all members. The verdicts are in their order. A batch that must wait parks as a step does, with
+    /// all of its members.
     ///
     /// # Errors
     /// Nothing was decided about any of them: all are tried again.
+    #[expect(clippy::type_complexity, reason = "an outcome of verdicts, which are results")]
     fn run_many(
         &self,
         cx: &StageContext,
         inputs: Vec<Self::Input>,
-    ) -> impl Future<Output = Result<Vec<Result<Self::Output, Failure>>, Failure>> + Send;
+    ) -> impl Future<Output = Result<Outcome<Vec<Result<Self::Output, Failure>>>, Failure>> + Send;
 }
 
 /// What a batch says of one member.
@@ -130,7 +132,10 @@ impl<S: BatchStage> DynStage for Many<S> {
                 }
             }
             let wanted = inputs.len();
-            let results = self.0.run_many(cx, inputs).await?;
+            let results = match self.0.run_many(cx, inputs).await? {
+                Outcome::Park(wake) => return Ok(Outcome::Park(wake)),
+                Outcome::Done(results) => results,
+            };
             if results.len() != wanted {
                 let what = format!(
                     "`{}` gave {} verdicts for {wanted} members",

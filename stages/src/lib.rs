@@ -68,7 +68,7 @@ pub fn registry_on(params: &ParamsDir, chain: &chain::Chain) -> StageRegistry {
         .with_wire(seal::pc2::Pc2)
         .with_wire(seal::synth_proof::SynthProof)
         .with(seal::seed::Seed)
-        .with(chain::submit_precommit::SubmitPrecommit { chain: chain.clone() })
+        .with_batch(chain::submit_precommit::SubmitPrecommit { chain: chain.clone() })
         .with(chain::chain_seed::ChainSeed { chain: chain.clone() })
         .with_wire(seal::c1::C1)
         .with(seal::proof_parameters::ProofParameters {
@@ -78,7 +78,7 @@ pub fn registry_on(params: &ParamsDir, chain: &chain::Chain) -> StageRegistry {
             params: params.clone(),
         })
         .with_batch(seal::verify_seal::VerifySeal)
-        .with(chain::submit_commit::SubmitCommit { chain: chain.clone() })
+        .with_batch(chain::submit_commit::SubmitCommit { chain: chain.clone() })
         .with_wire(seal::transfer::Transfer)
         .with(seal::persist::Persist)
         .with(seal::finalize::Finalize)

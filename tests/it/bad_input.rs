@@ -174,6 +174,9 @@ fn a_second_daemon_is_refused() {
         second.stderr.contains(home.path().to_str().unwrap()),
         "{second:?}"
     );
+    daemon.stop();
+    // The demo has a home of its own, in this one.
+    let daemon = home.demo().daemon();
     let demo = home.run(&["demo"]);
     assert_eq!(demo.code, 8, "{demo:?}");
     daemon.stop();

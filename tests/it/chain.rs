@@ -1,7 +1,8 @@
 //! The promise of the chain: one command seals a sector with data and brings it onto a network that verifies everything;
 //! each message is on the chain once, whatever is killed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -46,6 +47,31 @@ impl Devnet {
         Self { child, told }
     }
 
+    /// A call, with the token that allows everything.
+    fn call(&self, method: &str, params: Value) -> Value {
+        let url = self.told["url"].as_str().unwrap();
+        let address = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+        let token = std::fs::read_to_string(self.told["tokens"]["admin"].as_str().unwrap()).unwrap();
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let head = [
+            "POST /rpc/v1 HTTP/1.1".to_owned(),
+            format!("Host: {address}"),
+            format!("Authorization: Bearer {}", token.trim()),
+            "Content-Type: application/json".to_owned(),
+            format!("Content-Length: {}", body.len()),
+            "Connection: close".to_owned(),
+        ];
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "{}\r\n\r\n{body}", head.join("\r\n")).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let read: Result<Value, _> = serde_json::from_str(body);
+        let mut answer = read.unwrap_or_else(|error| panic!("{method}: {error}: {text}"));
+        assert!(answer.get("error").is_none(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
     fn address(&self, role: &str) -> String {
         let mut keys = self.told["keys"].as_array().unwrap().iter();
         let key = keys.find(|key| key["role"] == role).unwrap();
@@ -54,7 +80,7 @@ impl Devnet {
 }
 
 /// A home whose daemon reaches the devnet and may sign what a miner sends.
-fn on_chain(network: &Devnet) -> Home {
+fn on_chain_home(network: &Devnet) -> Home {
     let home = Home::new();
     std::fs::write(home.path().join("passphrase"), "only for a test\n").unwrap();
     let private = |path: PathBuf| {
@@ -85,12 +111,8 @@ fn on_chain(network: &Devnet) -> Home {
     home
 }
 
-#[test]
-fn a_sector_becomes_active_and_each_message_lands_once() {
-    let place = Home::new();
-    let network = Devnet::start(&place);
-    let home = on_chain(&network);
-    let daemon = home.daemon();
+/// Makes a miner of a name, and gives its address. Asked for again by the same name it is the same miner.
+fn miner(home: &Home, network: &Devnet, name: &str) -> String {
     let (owner, worker) = (network.address("owner"), network.address("worker"));
     let create = [
         "miner",
@@ -102,74 +124,179 @@ fn a_sector_becomes_active_and_each_message_lands_once() {
         "--sector-size",
         "2KiB",
         "--key",
-        "mine",
+        name,
     ];
     let miner = home.ok(&create).trim().to_owned();
     assert!(miner.starts_with("f0"), "{miner}");
-    // Asked for again by the same name it is the same miner.
     assert_eq!(home.ok(&create).trim(), miner);
+    miner
+}
 
-    let data = home.file("data.bin", 1500);
-    let params = vec![
-        format!("miner={miner}"),
-        "sector=7".to_owned(),
-        "proof_type=StackedDrg2KiBV1_1".to_owned(),
-        format!("pieces={}", json!([data])),
-    ];
-    let run = home.start("seal", &params);
-    // A kill while the first message is on its way, and one while the seed is waited for.
-    let shown = || home.json(&["run", "show", &run, "--json"]);
-    let state = |name: &str| {
-        step(&shown(), name)["status"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+/// The workflow `seal`, with batches of so many.
+fn seal_in_batches_of(home: &Home, sectors: usize) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/seal.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let edited = text.replace("max = 256", &format!("max = {sectors}"));
+    assert_ne!(text, edited);
+    let folder = home.path().join("workflows");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("seal.toml"), edited).unwrap();
+}
+
+/// All messages to a miner that the chain's blocks hold, oldest first: method, CBOR of the parameters, and exit code.
+fn on_chain(network: &Devnet, miner: &str) -> Vec<(u64, String, i64)> {
+    let mut found = Vec::new();
+    let mut tipset = network.call("ChainHead", json!([]));
+    while tipset["Height"].as_i64().unwrap() > 0 {
+        let block = &tipset["Cids"][0];
+        let messages = network.call("ChainGetParentMessages", json!([block]));
+        let receipts = network.call("ChainGetParentReceipts", json!([block]));
+        let messages = messages.as_array().cloned().unwrap_or_default();
+        for (at, message) in messages.iter().enumerate() {
+            let message = &message["Message"];
+            // The devnet is a test network, and says so in addresses.
+            if message["To"].as_str().unwrap()[1..] == miner[1..] {
+                let method = message["Method"].as_u64().unwrap();
+                let params = message["Params"].as_str().unwrap_or_default().to_owned();
+                found.push((method, params, receipts[at]["ExitCode"].as_i64().unwrap()));
+            }
+        }
+        tipset = network.call("ChainGetTipSet", json!([tipset["Blocks"][0]["Parents"]]));
+    }
+    found.reverse();
+    found
+}
+
+/// Seals sectors of several miners at once, with kills on the way: each miner's go in one full batch, and each message is in
+/// the chain's blocks once.
+fn sealed_together(miners: usize, sectors: usize) {
+    let place = Home::new();
+    let network = Devnet::start(&place);
+    let home = on_chain_home(&network);
+    seal_in_batches_of(&home, sectors);
+    let daemon = home.daemon();
+    let miners: Vec<String> = (0..miners)
+        .map(|at| miner(&home, &network, &format!("miner-{at}")))
+        .collect();
+    let mut runs = Vec::new();
+    for miner in &miners {
+        for sector in 1..=sectors {
+            let data = home.file(&format!("{miner}-{sector}.bin"), 1000 + 10 * sector);
+            // Nobody says which number: the next one is taken.
+            let params = [
+                format!("miner={miner}"),
+                "proof_type=StackedDrg2KiBV1_1".to_owned(),
+                format!("pieces={}", json!([data])),
+            ];
+            let run = home.start("seal", &params);
+            let shown = home.json(&["run", "show", &run, "--json"]);
+            assert_eq!(shown["subject"], format!("{miner}/{sector}"));
+            runs.push(run);
+        }
+    }
+    // A kill while the first messages are on their way, and one while seeds are waited for.
+    let shown = |run: &str| home.json(&["run", "show", run, "--json"]);
+    let any = |name: &str, states: &[&str]| {
+        runs.iter()
+            .any(|run| states.contains(&step(&shown(run), name)["status"].as_str().unwrap_or_default()))
     };
     wait_for("the pre-commit", || {
-        ["waiting", "succeeded"].contains(&state("submit_precommit").as_str())
+        any("submit_precommit", &["running", "succeeded"])
     });
     daemon.kill();
     let daemon = home.daemon();
-    wait_for("the wait for the seed", || {
-        state("seed") == "waiting" || state("seed") == "succeeded"
-    });
+    wait_for("the wait for a seed", || any("seed", &["waiting", "succeeded"]));
     daemon.kill();
     let daemon = home.daemon();
-    let watched = home.run(&["run", "watch", &run]);
-    assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
-    let sealed = shown();
-    let committed = &step(&sealed, "submit_commit")["output"];
-    assert!(committed["activation_epoch"].as_i64().unwrap() > 0, "{committed}");
-
+    for run in &runs {
+        let watched = home.run(&["run", "watch", run]);
+        assert_eq!(watched.code, 0, "{watched:?}\n{}", home.daemon_log());
+        let sealed = shown(run);
+        let committed = &step(&sealed, "submit_commit")["output"];
+        assert!(committed["activation_epoch"].as_i64().unwrap() > 0, "{committed}");
+        assert!(committed["commit_cid"].is_string(), "{committed}");
+    }
+    for miner in &miners {
+        let found = on_chain(&network, miner);
+        let methods: Vec<(u64, i64)> = found.iter().map(|one| (one.0, one.2)).collect();
+        assert_eq!(
+            methods,
+            [(28, 0), (34, 0)],
+            "{miner}: one message for each, of all sectors"
+        );
+        let info = home.json(&["miner", "info", miner, "--json"]);
+        assert_eq!(
+            (&info["sectors"], &info["faulty"]),
+            (&json!(sectors), &json!(0)),
+            "{info}"
+        );
+    }
     let listed = home.json(&["message", "list", "--json"]);
-    let messages = listed["messages"].as_array().unwrap();
-    let methods: Vec<&str> = messages
-        .iter()
-        .map(|one| one["method"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        methods,
-        ["ProveCommitSectors3", "PreCommitSectorBatch2", "CreateMiner"],
-        "{listed}"
-    );
-    for one in messages {
+    for one in listed["messages"].as_array().unwrap() {
         assert_eq!(
             (&one["state"], &one["exit_code"]),
             (&json!("final"), &json!(0)),
             "{one}"
         );
     }
-    assert_eq!(messages[0]["landed"], committed["commit_cid"]);
-    let key = messages[0]["key"].as_str().unwrap();
-    assert!(home.ok(&["message", "show", key]).contains("on the chain"));
-    // What the chain says.
-    let info = home.json(&["miner", "info", &miner, "--json"]);
-    assert_eq!(
-        (&info["sectors"], &info["faulty"]),
-        (&json!(1), &json!(0)),
-        "{info}"
+    daemon.stop();
+    home.check_store();
+}
+
+#[test]
+fn sectors_become_active_in_full_batches_and_each_message_lands_once() {
+    sealed_together(1, 2);
+}
+
+#[test]
+#[ignore = "ten proofs; `just long-batches` runs it, and two sectors of one miner hold the promise in CI"]
+fn ten_sectors_of_two_miners_become_active_at_once() {
+    sealed_together(2, 5);
+}
+
+#[test]
+fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
+    let place = Home::new();
+    let network = Devnet::start(&place);
+    let home = on_chain_home(&network);
+    seal_in_batches_of(&home, 1);
+    let daemon = home.daemon();
+    let miner = miner(&home, &network, "mine");
+    let data = home.file("data.bin", 1500);
+    let params = [
+        format!("miner={miner}"),
+        "proof_type=StackedDrg2KiBV1_1".to_owned(),
+        format!("pieces={}", json!([data])),
+    ];
+    network.call("Devnet.Pause", json!([]));
+    let run = home.start("seal", &params);
+    let shown = |run: &str| home.json(&["run", "show", run, "--json"]);
+    wait_for("the pre-commit", || {
+        network.call("Devnet.Mine", json!([1]));
+        step(&shown(&run), "submit_precommit")["status"] == "succeeded"
+    });
+    // The chain goes on for a month before anybody proves the sector.
+    let now = network.call("ChainHead", json!([]))["Height"].as_i64().unwrap();
+    network.call(
+        "Devnet.AdvanceTo",
+        json!([{"epoch": now + 86_700, "null_rounds": 500}]),
     );
-    assert_eq!(info["worker"].as_str().unwrap().len(), miner.len(), "{info}");
+    wait_for("the end of the run", || {
+        network.call("Devnet.Mine", json!([1]));
+        shown(&run)["status"] == "cancelled"
+    });
+    assert_eq!(step(&shown(&run), "seed")["failure"]["code"], "number_burned");
+    let log = home.ok(&["run", "logs", &run, "--json"]);
+    assert!(
+        log.contains("number_burned: its pieces are sealed again by run_"),
+        "{log}"
+    );
+    let list = home.json(&["run", "list", "--json"]);
+    let mut others = list.as_array().unwrap().iter();
+    let other = others.find(|row| row["subject"] == format!("{miner}/2")).unwrap();
+    let other = shown(other["run"].as_str().unwrap());
+    assert_eq!(other["params"]["pieces"], shown(&run)["params"]["pieces"]);
+    home.ok(&["run", "cancel", other["run"].as_str().unwrap()]);
     daemon.stop();
     home.check_store();
 }
@@ -187,7 +314,7 @@ fn what_cannot_be_sent_says_why_and_sends_nothing() {
     daemon.stop();
 
     // A wallet that may sign nothing.
-    let home = on_chain(&network);
+    let home = on_chain_home(&network);
     std::fs::write(home.path().join("wallet/policy.toml"), "").unwrap();
     let daemon = home.daemon();
     let owner = network.address("owner");
@@ -199,7 +326,7 @@ fn what_cannot_be_sent_says_why_and_sends_nothing() {
     daemon.stop();
 
     // A locked wallet: the message waits, says so, and can be given up.
-    let home = on_chain(&network);
+    let home = on_chain_home(&network);
     let config = home.path().join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("passphrase_file", "#")).unwrap();
@@ -222,9 +349,25 @@ fn what_cannot_be_sent_says_why_and_sends_nothing() {
         .unwrap();
     let message = || home.run(&["message", "show", "later", "--json"]);
     wait_for("the message to wait", || message().stdout.contains("locked"));
+    let secret = home.path().join("passphrase");
+    let unlock = ["wallet", "unlock", "--passphrase-file", secret.to_str().unwrap()];
+    // Locking what is locked changes nothing, and is in the audit log.
+    home.ok(&["wallet", "lock"]);
     home.ok(&["message", "cancel", "later", "--why", "changed my mind"]);
     assert_eq!(waiting.wait().unwrap().code(), Some(1));
     assert!(message().stdout.contains("changed my mind"));
+    // Unlocked while the daemon runs, it signs.
+    assert!(
+        home.run(&unlock).stderr.contains("2 of 2 keys"),
+        "{}",
+        home.daemon_log()
+    );
+    miner(&home, &network, "unlocked");
+    let audit = std::fs::read_to_string(home.path().join("wallet/audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("\"locked\"") && audit.contains("\"unlocked\""),
+        "{audit}"
+    );
     daemon.stop();
     home.check_store();
 

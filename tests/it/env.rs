@@ -2,24 +2,37 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// A data directory that ends with the test.
 pub(crate) struct Home {
-    dir: tempfile::TempDir,
+    path: PathBuf,
+    /// Removed with the last of those that are in it.
+    _dir: Arc<tempfile::TempDir>,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            path: dir.path().to_owned(),
+            _dir: Arc::new(dir),
+        }
+    }
+
+    /// The home that `sealflow demo` makes in this one.
+    pub(crate) fn demo(&self) -> Self {
+        Self {
+            path: self.path.join("demo"),
+            _dir: self._dir.clone(),
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// A file of `bytes` bytes that differ from place to place.

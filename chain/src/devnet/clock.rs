@@ -91,7 +91,9 @@ impl Control {
     }
 
     pub(super) fn pause(&self, paused: bool) {
-        self.0.send_modify(|state| state.paused = paused);
+        // Only a change wakes the clock: told the same again and again it must not begin the epoch anew.
+        self.0
+            .send_if_modified(|state| std::mem::replace(&mut state.paused, paused) != paused);
     }
 
     /// Holds the epoch under a name, for so many seconds at most.

@@ -203,6 +203,11 @@ impl Devnet {
         Ok(keys)
     }
 
+    /// Stops the time, or lets it go on. While it stands, messages are taken and nothing lands.
+    pub fn pause(&self, paused: bool) {
+        self.shared.clock.pause(paused);
+    }
+
     /// Ends it, and waits until all is on disk.
     ///
     /// # Errors

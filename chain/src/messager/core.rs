@@ -221,6 +221,42 @@ impl Core {
         !rests && !late && self.fees(intent).open_at(&self.base_fee)
     }
 
+    /// A record as people see it: one that waits, and does not say for what, is told it.
+    pub fn told(&self, record: &Record) -> Record {
+        let mut told = record.clone();
+        if record.state == State::Queued && record.note.is_empty() {
+            told.note = self.waits_for(record);
+        }
+        told
+    }
+
+    fn waits_for(&self, record: &Record) -> String {
+        let (intent, sender) = (&record.intent, &record.intent.from);
+        if self.sender(sender).forbidden {
+            return format!("nothing is sent from {sender}; `sealflow message allow {sender}` ends that");
+        }
+        let fees = self.fees(intent);
+        if let Some(most) = fees
+            .base_fee_max
+            .as_ref()
+            .filter(|_| !fees.open_at(&self.base_fee))
+        {
+            return format!(
+                "the base fee is {} FIL, and messages wait while it is above {most} FIL",
+                self.base_fee
+            );
+        }
+        if !self.accounts.contains_key(sender) {
+            return "no node has told yet what the sender's next nonce is".to_owned();
+        }
+        let own = self.records.values().filter(|other| other.intent.from == *sender);
+        let on_their_way = own.filter(|other| other.state == State::Published).count();
+        if on_their_way >= self.config.in_flight {
+            return format!("{on_their_way} messages of the sender are on their way, and no more may be");
+        }
+        String::new()
+    }
+
     /// Gives an intent its nonce and keeps what was signed. The message may be pushed when the batch is
     /// committed and applied, and not before.
     ///

@@ -453,7 +453,8 @@ impl<S: MessageStore> Work<S> {
             }
             Request::Record(key, to) => drop(to.send(self.record(&key).await)),
             Request::Live(to) => {
-                let mut records: Vec<Record> = self.core.records().cloned().collect();
+                let mut records: Vec<Record> =
+                    self.core.records().map(|record| self.core.told(record)).collect();
                 records.sort_by_key(|record| record.number);
                 drop(to.send(Status {
                     records,
@@ -473,7 +474,7 @@ impl<S: MessageStore> Work<S> {
     async fn record(&self, key: &Key) -> Result<Option<Record>, MessagerError> {
         let live = self.core.records().find(|record| record.intent.key == *key);
         match live {
-            Some(record) => Ok(Some(record.clone())),
+            Some(record) => Ok(Some(self.core.told(record))),
             None => Ok(self.store.record(key).await?),
         }
     }

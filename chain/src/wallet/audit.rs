@@ -29,6 +29,10 @@ pub enum Verdict {
     Refused,
     /// A secret key was handed out.
     Exported,
+    /// The keys were unlocked.
+    Unlocked,
+    /// The keys were locked.
+    Locked,
 }
 
 /// One line of the record.
@@ -90,21 +94,41 @@ impl AuditRecord {
     }
 
     pub(super) fn export(key: &Address, done: bool) -> Self {
+        let reason = if done {
+            ""
+        } else {
+            "export with a wrong passphrase"
+        };
+        let verdict = if done { Verdict::Exported } else { Verdict::Refused };
+        Self::of_key(key.to_string(), verdict, reason)
+    }
+
+    pub(super) fn unlock(done: bool) -> Self {
+        let reason = if done {
+            ""
+        } else {
+            "unlock with a wrong passphrase"
+        };
+        let verdict = if done { Verdict::Unlocked } else { Verdict::Refused };
+        Self::of_key("all".to_owned(), verdict, reason)
+    }
+
+    pub(super) fn lock() -> Self {
+        Self::of_key("all".to_owned(), Verdict::Locked, "")
+    }
+
+    fn of_key(key: String, verdict: Verdict, reason: &str) -> Self {
         Self {
             at_ms: now_ms(),
-            verdict: if done { Verdict::Exported } else { Verdict::Refused },
-            key: key.to_string(),
+            verdict,
+            key,
             method: String::new(),
             to: String::new(),
             value: String::new(),
             nonce: None,
             cid: String::new(),
             rule: None,
-            reason: if done {
-                String::new()
-            } else {
-                "export with a wrong passphrase".into()
-            },
+            reason: reason.to_owned(),
         }
     }
 }

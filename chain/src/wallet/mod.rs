@@ -162,12 +162,16 @@ impl Wallet {
         Ok(LotusKey::of(&opened?))
     }
 
-    /// Unlocks all keys that the passphrase opens, and returns how many that are.
+    /// Unlocks all keys that the passphrase opens, and returns how many that are. Keys that came into the folder meanwhile
+    /// are taken up. The request is recorded.
     ///
     /// # Errors
-    /// There are keys and it opens none of them, or a file cannot be read.
+    /// There are keys and it opens none of them, a file cannot be read, or the record cannot be written.
     pub fn unlock(&self, passphrase: &Passphrase) -> Result<usize, WalletError> {
         let mut inner = self.inner();
+        for sealed in inner.folder.keys()? {
+            inner.known.insert(sealed.address, sealed.key_type);
+        }
         let mut refused = None;
         let addresses: Vec<Address> = inner.known.keys().copied().collect();
         for address in addresses {
@@ -179,15 +183,19 @@ impl Wallet {
                 Err(error) => return Err(error),
             }
         }
-        match refused {
-            Some(error) if inner.unlocked.is_empty() => Err(error),
-            _ => Ok(inner.unlocked.len()),
-        }
+        let refused = refused.filter(|_| inner.unlocked.is_empty());
+        inner.audit.append(&AuditRecord::unlock(refused.is_none()))?;
+        refused.map_or(Ok(inner.unlocked.len()), Err)
     }
 
-    /// Forgets all keys; their memory is wiped.
-    pub fn lock(&self) {
-        self.inner().unlocked.clear();
+    /// Forgets all keys; their memory is wiped. The request is recorded.
+    ///
+    /// # Errors
+    /// The record cannot be written. The keys are locked all the same.
+    pub fn lock(&self) -> Result<(), WalletError> {
+        let mut inner = self.inner();
+        inner.unlocked.clear();
+        inner.audit.append(&AuditRecord::lock())
     }
 
     /// Signs a message with its sender's key.

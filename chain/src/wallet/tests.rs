@@ -94,15 +94,18 @@ fn keys_survive_and_sign_when_unlocked() {
         let signed = wallet.sign(&faults(address)).unwrap();
         message::verify(&signed).unwrap();
     }
-    wallet.lock();
+    wallet.lock().unwrap();
     assert!(wallet.list().iter().all(|key| !key.unlocked));
     assert!(matches!(
         wallet.sign(&faults(bls)),
         Err(WalletError::Locked { .. })
     ));
     let verdicts: Vec<Verdict> = records(&dir).iter().map(|record| record.verdict).collect();
-    use Verdict::{Refused, Signed};
-    assert_eq!(verdicts, [Refused, Refused, Signed, Signed, Refused]);
+    use Verdict::{Locked, Refused, Signed, Unlocked};
+    assert_eq!(
+        verdicts,
+        [Refused, Refused, Unlocked, Signed, Signed, Locked, Refused]
+    );
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn a_wrong_passphrase_opens_nothing() {
     let (_guard, dir) = home();
     let wallet = open(&dir);
     wallet.create(KeyType::Bls, &pass("correct horse")).unwrap();
-    wallet.lock();
+    wallet.lock().unwrap();
     let wrong = pass("battery staple");
     assert!(matches!(
         wallet.unlock(&wrong),
@@ -230,8 +233,10 @@ fn half_written_keys_are_removed_and_half_lines_ended() {
     wallet.unlock(&phrase).unwrap();
     wallet.sign(&faults(address)).unwrap();
     let text = std::fs::read_to_string(dir.join("audit.jsonl")).unwrap();
-    let last: AuditRecord = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+    let last: AuditRecord = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((last.verdict, last.rule), (Verdict::Signed, Some(1)));
+    // The half line was ended, so that the next one is whole.
+    assert_eq!(text.lines().count(), 3, "{text}");
 }
 
 #[test]

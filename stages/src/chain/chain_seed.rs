@@ -8,8 +8,8 @@
 //!
 //! **Costs** nothing while it waits.
 //!
-//! **Fails** with `no_chain` (permanent), `precommit_gone` (rewind) if the chain does not have the pre-commit any more, and
-//! with the failures of nodes, such as `node_unreachable` (transient).
+//! **Fails** with `no_chain`, `number_burned` (permanent: the pre-commit expired), `precommit_gone` (rewind) if the chain does
+//! not know the pre-commit any more, and with the failures of nodes, such as `node_unreachable` (transient).
 
 use schemars::JsonSchema;
 use sealflow_chain::randomness::Tag;
@@ -19,7 +19,7 @@ use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Chain, address, node, until};
+use super::{Chain, address, node, precommit_gone, until};
 use crate::proofs;
 use crate::types::{ActorId, SectorNumber, Seed};
 
@@ -65,23 +65,20 @@ impl Stage for ChainSeed {
     }
 
     async fn run(&self, _: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let client = &self.chain.access()?.client;
+        let access = self.chain.access()?;
+        let client = &access.client;
         let params = client.network_params().await.map_err(node)?;
         let head = client.chain_head().await.map_err(node)?;
         let epoch = input.precommit_epoch + params.pre_commit_challenge_delay;
         if head.height < epoch + CONFIDENCE {
-            return until(client, &head, epoch + CONFIDENCE).await;
+            return until(access, &head, epoch + CONFIDENCE).await;
         }
-        let found = client
-            .precommit(&address(input.miner), input.sector.0, &head.key)
-            .await
-            .map_err(node)?;
+        let miner = address(input.miner);
+        let found = client.precommit(&miner, input.sector.0, &head.key).await;
+        let found = found.map_err(node)?;
         if found.is_none_or(|found| found.pre_commit_epoch != input.precommit_epoch) {
-            let text = format!(
-                "the chain has no pre-commit of sector {} at epoch {}",
-                input.sector.0, input.precommit_epoch
-            );
-            return Err(Failure::rewind("precommit_gone", text));
+            let allocated = client.allocated(&miner, &head.key).await.map_err(node)?;
+            return Err(precommit_gone(allocated.get(input.sector.0), input.sector.0));
         }
         let tag = Tag::SealSeed;
         let seed = client

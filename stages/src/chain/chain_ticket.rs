@@ -61,7 +61,8 @@ impl Stage for ChainTicket {
     }
 
     async fn run(&self, _: &StageContext, input: Input) -> Result<Outcome<Output>, Failure> {
-        let client = &self.chain.access()?.client;
+        let access = self.chain.access()?;
+        let client = &access.client;
         let head = client.chain_head().await.map_err(node)?;
         let back = input
             .ticket_lookback
@@ -69,7 +70,7 @@ impl Stage for ChainTicket {
         // A young network has nothing that old; its genesis must be left behind all the same.
         let epoch = (head.height - back).max(0);
         if head.height <= epoch {
-            return until(client, &head, epoch + 1).await;
+            return until(access, &head, epoch + 1).await;
         }
         let ticket = client
             .randomness(Tag::SealTicket, epoch, Some(input.miner.0), &head.key)

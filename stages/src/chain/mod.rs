@@ -5,11 +5,13 @@ pub mod chain_ticket;
 mod send;
 pub mod submit_commit;
 pub mod submit_precommit;
+mod together;
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use filecoin_proofs_api::RegisteredSealProof as LibraryProof;
+use sealflow_chain::control::ControlBook;
 use sealflow_chain::failure as chain_failure;
 use sealflow_chain::messager::Messager;
 use sealflow_chain::node::{Client, NodeError, TipSet};
@@ -29,12 +31,41 @@ pub struct Access {
     pub client: Arc<Client>,
     /// Sends messages.
     pub messager: Messager,
+    /// Who sends what.
+    control: ControlBook,
+    /// When a height was last seen: a network of one's own may be faster than its blocks say.
+    seen: Mutex<Option<(Instant, ChainEpoch)>>,
+}
+
+impl Access {
+    fn new(client: Arc<Client>, messager: Messager, control: ControlBook) -> Self {
+        Self {
+            client,
+            messager,
+            control,
+            seen: Mutex::new(None),
+        }
+    }
+
+    /// How long epochs took since the last look, if there were any.
+    fn pace(&self, height: ChainEpoch) -> Option<Duration> {
+        let now = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *seen;
+        if before.is_some_and(|(_, last)| last == height) {
+            return None;
+        }
+        *seen = Some((now, height));
+        let (at, last) = before?;
+        let epochs = u32::try_from(height - last).ok()?;
+        now.duration_since(at).checked_div(epochs)
+    }
 }
 
 impl Chain {
     /// A chain.
-    pub fn new(client: Arc<Client>, messager: Messager) -> Self {
-        Self(Some(Arc::new(Access { client, messager })))
+    pub fn new(client: Arc<Client>, messager: Messager, control: ControlBook) -> Self {
+        Self(Some(Arc::new(Access::new(client, messager, control))))
     }
 
     fn access(&self) -> Result<&Access, Failure> {
@@ -53,7 +84,12 @@ fn failed(failure: chain_failure::Failure) -> Failure {
         chain_failure::FailureClass::Rewind => FailureClass::Rewind,
         chain_failure::FailureClass::Critical => FailureClass::Critical,
     };
-    Failure::new(class, failure.code, failure.message)
+    // One word for one thing: what `verify_seal` says of a proof.
+    let code = match failure.code {
+        "invalid_proof" => "proof_invalid",
+        code => code,
+    };
+    Failure::new(class, code, failure.message)
 }
 
 fn node(error: NodeError) -> Failure {
@@ -84,28 +120,46 @@ fn seal_proof(proof: SealProof) -> RegisteredSealProof {
     RegisteredSealProof::from(number)
 }
 
-/// The longest and the shortest time between two looks at the chain, in milliseconds.
-const LOOK: (u64, u64) = (600_000, 250);
+/// The longest and the shortest time between two looks at the chain.
+const LOOK: (Duration, Duration) = (Duration::from_secs(600), Duration::from_millis(250));
 
 /// Comes back when the chain should have reached an epoch, by the head's own clock; soon if that has passed.
-async fn until<T>(client: &Client, head: &TipSet, epoch: ChainEpoch) -> Result<Outcome<T>, Failure> {
-    let delay = client
-        .network_params()
-        .await
-        .map_err(node)?
-        .block_delay_secs
-        .max(1);
-    let epochs = u64::try_from(epoch - head.height).unwrap_or(0).max(1);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_millis());
-    let now = u64::try_from(now).unwrap_or(u64::MAX);
-    let wait = (epochs * delay * 1000).clamp(LOOK.1, LOOK.0);
-    Ok(Outcome::Park(Wake::At(now.saturating_add(wait))))
+async fn until<T>(access: &Access, head: &TipSet, epoch: ChainEpoch) -> Result<Outcome<T>, Failure> {
+    let params = access.client.network_params().await.map_err(node)?;
+    let told = Duration::from_secs(params.block_delay_secs.max(1));
+    let pace = access.pace(head.height).map_or(told, |pace| pace.min(told));
+    let epochs = u32::try_from(epoch - head.height).unwrap_or(0).max(1);
+    Ok(after(pace.saturating_mul(epochs).clamp(LOOK.1, LOOK.0)))
+}
+
+/// Comes back when a node may answer again.
+fn in_a_while<T>() -> Outcome<T> {
+    after(Duration::from_secs(10))
+}
+
+fn after<T>(wait: Duration) -> Outcome<T> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = u64::try_from((now + wait).as_millis()).unwrap_or(u64::MAX);
+    Outcome::Park(Wake::At(at))
+}
+
+/// A pre-commit is gone: its number was given for ever where it expired, and is free where the chain forgot it.
+fn precommit_gone(burned: bool, sector: u64) -> Failure {
+    if burned {
+        let text = format!("the pre-commit of sector {sector} expired, and its number cannot be used again");
+        return Failure::permanent("number_burned", text);
+    }
+    Failure::rewind(
+        "precommit_gone",
+        format!("the chain has no pre-commit of sector {sector}"),
+    )
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod numbers {
     use super::*;
 
     #[test]

@@ -81,8 +81,8 @@ impl BatchStage for VerifySeal {
         &self,
         cx: &StageContext,
         inputs: Vec<Input>,
-    ) -> Result<Vec<Result<Output, Failure>>, Failure> {
-        cx.blocking(move || {
+    ) -> Result<Outcome<Vec<Result<Output, Failure>>>, Failure> {
+        let verdicts = cx.blocking(move || {
             let alike = inputs
                 .windows(2)
                 .all(|pair| pair[0].proof_type == pair[1].proof_type);
@@ -90,8 +90,8 @@ impl BatchStage for VerifySeal {
                 return Ok(inputs.iter().map(|_| Ok(Output { verified: true })).collect());
             }
             Ok(inputs.iter().map(verdict).collect())
-        })
-        .await
+        });
+        verdicts.await.map(Outcome::Done)
     }
 }
 

@@ -35,8 +35,9 @@ impl BatchStage for Double {
         &self,
         _: &StageContext,
         inputs: Vec<Number>,
-    ) -> Result<Vec<Result<Number, Failure>>, Failure> {
-        Ok(inputs.into_iter().map(|input| doubled(input.number)).collect())
+    ) -> Result<Outcome<Vec<Result<Number, Failure>>>, Failure> {
+        let verdicts = inputs.into_iter().map(|input| doubled(input.number));
+        Ok(Outcome::Done(verdicts.collect()))
     }
 }
 

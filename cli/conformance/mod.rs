@@ -125,7 +125,7 @@ pub(crate) async fn test(
     }
     let trial = sector::Trial::new(cx, proof)?;
     checks.extend(match subject {
-        Subject::Program(program) => trial.program(program, &claimed).await?,
+        Subject::Program(program) => Box::pin(trial.program(program, &claimed)).await?,
         Subject::Remote(address) => Box::pin(trial.remote(*address, stages)).await?,
     });
     Ok(checks)

@@ -211,7 +211,7 @@ impl<'a> Trial<'a> {
     /// Sends sectors through all workflows that have a claimed stage, and judges each of those.
     async fn sectors(&self, handle: &Handle, claimed: &BTreeSet<String>) -> anyhow::Result<Vec<Check>> {
         let has = |stages: &[&str]| stages.iter().any(|stage| claimed.contains(*stage));
-        let reference = self.reference().await?;
+        let reference = Box::pin(self.reference()).await?;
         let end = if has(&["c2"]) { PROVED } else { STORED };
         let (first, second) = SECTORS;
         let round = Round { handle, claimed };

@@ -52,7 +52,7 @@ enum Command {
     ///
     /// Example: sealflow store add cold --bucket sectors --endpoint https://minio.example.org:9000
     /// --credentials file --credentials-file /run/credentials/sealflow-cold
-    Add(add::Args),
+    Add(Box<add::Args>),
     /// Move the sectors of a store to other stores; put nothing new there
     ///
     /// Each sector is copied, read back and looked at as WindowPoSt would, before it goes to the trash of the

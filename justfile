@@ -46,6 +46,10 @@ long-rocksdb:
 long-remote URL:
     SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --lib obeys_the_law_on_a_server
 
+# Power cuts: the journal's writes and syncs are recorded (needs strace), and the disk is put together as it may be after each cut
+long-power-cuts COMMITS="200" CUTS="60":
+    cargo run --release -p sealflow-storage --example power_loss -- "${TMPDIR:-/tmp}" {{COMMITS}} {{CUTS}}
+
 # Daemons that stand by for each other on a SurrealDB server that is new (user root, password root)
 long-standby URL:
     SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --test it -- --ignored --nocapture whoever_decides

@@ -59,11 +59,18 @@ impl Client {
             };
             let said = cx.home.listening().filter(|said| said.pid.to_string() == holder);
             let why = match said {
-                Some(Listening { url, .. }) => {
-                    let client = Self::new(url, cx.home.token()?)?;
+                Some(Listening { url, standby, .. }) => {
+                    let client = Self::new(url.clone(), cx.home.token()?)?;
                     match client.hello().await {
                         Ok(()) => return Ok(Some(client)),
                         Err(error) if error.is::<CliError>() => return Err(error),
+                        Err(error) if standby => {
+                            let term = humantime::format_duration(cx.config.journal.takeover.0);
+                            format!(
+                                "it stands by for the daemon at {url}, which does not answer ({error:#}); it takes over \
+                                 when that one was not heard for {term}"
+                            )
+                        }
                         Err(error) => format!("{error:#}"),
                     }
                 }

@@ -178,7 +178,7 @@ fn settings(options: &OpenOptions) -> ConfigMap {
     let cache = options.cache_bytes.to_string();
     let memtable = options.memtable_bytes.to_string();
     ConfigMap::empty()
-        .with_key_value("datastore_sync", "every")
+        .with_key_value("datastore_sync", if options.synced { "every" } else { "never" })
         .with_key_value("surrealkv_block_cache_capacity", cache.as_str())
         .with_key_value("surrealkv_max_memtable_size", memtable.as_str())
         .with_key_value("rocksdb_block_cache_size", cache)

@@ -23,6 +23,9 @@ pub struct OpenOptions {
     /// Bytes that an embedded store keeps of what it wrote before it moves them to a table on disk.
     /// One commit must fit in it.
     pub memtable_bytes: u64,
+    /// Whether a commit of an embedded store returns only when it is synced to disk. It always is, but for the control of
+    /// the test of power cuts.
+    pub synced: bool,
 }
 
 impl OpenOptions {
@@ -38,6 +41,7 @@ impl OpenOptions {
             credentials: None,
             cache_bytes: 32 << 20,
             memtable_bytes: 64 << 20,
+            synced: true,
         }
     }
 

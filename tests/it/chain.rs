@@ -260,6 +260,15 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
     let network = Devnet::start(&place);
     let home = on_chain_home(&network);
     seal_in_batches_of(&home, 1);
+    // The seed is asked for when somebody says so.
+    let file = home.path().join("workflows/seal.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let held = text.replace(
+        "stage = \"chain_seed\"",
+        "stage = \"chain_seed\"\nwait = { signal = \"go\" }",
+    );
+    assert_ne!(text, held);
+    std::fs::write(&file, held).unwrap();
     let daemon = home.daemon();
     let miner = miner(&home, &network, "mine");
     let data = home.file("data.bin", 1500);

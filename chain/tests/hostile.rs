@@ -1,7 +1,6 @@
 //! Fuzzing by property tests: what arrives from outside is mutated from good examples, and must be read or refused, never
 //! panic, and never be taken for something that it is not. Some hundreds of cases with the other tests;
 //! `PROPTEST_CASES=1000000 cargo test --release --workspace --test hostile` runs as long as you like.
-#![expect(clippy::unwrap_used, reason = "a broken expectation is a failed test")]
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -290,6 +290,7 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
         "Devnet.AdvanceTo",
         json!([{"epoch": now + 86_700, "null_rounds": 500}]),
     );
+    home.ok(&["run", "signal", &run, "go"]);
     wait_for("the end of the run", || {
         network.call("Devnet.Mine", json!([1]));
         shown(&run)["status"] == "cancelled"

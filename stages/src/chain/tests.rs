@@ -541,7 +541,9 @@ async fn an_expired_precommit_burned_its_number() {
     world
         .command("Devnet.AdvanceTo", json!([{"epoch": late, "null_rounds": 500}]))
         .await;
-    let told = world.settle(&world.commits(), 2, &[proof.clone()]).await;
+    let told = world
+        .settle(&world.commits(), 2, std::slice::from_ref(&proof))
+        .await;
     assert_eq!(code(&told[0]), "number_burned", "{told:?}");
     // Nor can the number be given again.
     let mut again = world.sealed(miner, 1).await;

@@ -284,11 +284,11 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
         network.call("Devnet.Mine", json!([1]));
         step(&shown(&run), "submit_precommit")["status"] == "succeeded"
     });
-    // The chain goes on for a month before anybody proves the sector.
+    // The chain goes on for a month before anybody proves the sector, and forgets it.
     let now = network.call("ChainHead", json!([]))["Height"].as_i64().unwrap();
     network.call(
         "Devnet.AdvanceTo",
-        json!([{"epoch": now + 86_700, "null_rounds": 500}]),
+        json!([{"epoch": now + 90_000, "null_rounds": 500}]),
     );
     home.ok(&["run", "signal", &run, "go"]);
     wait_for("the end of the run", || {

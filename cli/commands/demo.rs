@@ -27,6 +27,7 @@ use self::network::Network;
 use super::run::{Screen, verdict, who};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind, not_found};
+use crate::numbers::Numbers;
 use crate::view::{self, RunDetail, StepView};
 use crate::wire::Engine;
 use crate::{builtin, output};
@@ -131,6 +132,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
         network: &network,
         client: &client,
         messager: &messager,
+        numbers: &Numbers::new(handle.clone(), Some(client.clone())),
     };
     let work = demo.seal_and_unseal(proof, &file, &digest);
     let report = tokio::select! {
@@ -218,6 +220,7 @@ struct Demo<'a> {
     network: &'a Network,
     client: &'a Client,
     messager: &'a Messager,
+    numbers: &'a Numbers,
 }
 
 impl Demo<'_> {
@@ -226,12 +229,16 @@ impl Demo<'_> {
             .network
             .miner(self.client, self.messager, proof.sector_bytes())
             .await?;
-        let (key, sector, resumed) = next_demo(self.handle, proof, digest).await?;
+        let (key, resumed) = next_demo(self.handle, proof, digest).await?;
+        // The sector is the miner's next.
         let params = json!({
-            "miner": miner.to_string(), "sector": sector, "proof_type": proof.to_string(), "pieces": [{ "path": file }],
+            "miner": miner.to_string(), "proof_type": proof.to_string(), "pieces": [{ "path": file }],
         });
         let seal = self.start("seal", params, key.clone()).await?;
         let sealed = self.finish(&seal).await?;
+        let sector = sealed.params["sector"]
+            .as_u64()
+            .context("the sector has no number")?;
         let output_path = self.cx.home.root().join(format!("{seal}.unsealed"));
         let params = json!({ "miner": miner.to_string(), "sector": sector, "output": output_path });
         let unseal = self.start("unseal", params, format!("{key}:unseal")).await?;
@@ -287,8 +294,9 @@ impl Demo<'_> {
         let (cx, handle) = (self.cx, self.handle);
         let found = builtin::find(workflow, &cx.home.workflows())?;
         let (graph, _) = builtin::graph(&found, handle.registry(), &cx.home.workflows())?;
-        let run = handle
-            .start_run(NewRun {
+        let run = self
+            .numbers
+            .start(NewRun {
                 graph,
                 source: found.text,
                 params,
@@ -337,10 +345,8 @@ fn needs_chain(step: &StepView) -> bool {
     on_chain && ["ready", "running", "waiting"].contains(&step.status.as_str())
 }
 
-/// The key and sector of the demo that is under way for this file, or of a new one.
-async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::Result<(String, u64, bool)> {
-    // Far from the numbers that people choose, and the same for the same file.
-    let first = 1_000_000_000 + u64::from_str_radix(&digest[..7], 16)?;
+/// The key of the demo that is under way for this file, or of a new one.
+async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::Result<(String, bool)> {
     for count in 0_u64.. {
         let key = format!("demo:{proof}:{}:{count}", &digest[..16]);
         let open = |run: Option<RunId>| async move {
@@ -352,14 +358,14 @@ async fn next_demo(handle: &Handle, proof: SealProof, digest: &str) -> anyhow::R
         let seal = open(handle.journal().find_key(&key).await?).await?;
         let unseal = open(handle.journal().find_key(&format!("{key}:unseal")).await?).await?;
         match (seal, unseal) {
-            (None, _) => return Ok((key, first + count, false)),
-            (Some(seal), _) if !seal.is_final() => return Ok((key, first + count, true)),
+            (None, _) => return Ok((key, false)),
+            (Some(seal), _) if !seal.is_final() => return Ok((key, true)),
             (Some(RunStatus::Succeeded), None) => {
-                return Ok((key, first + count, true));
+                return Ok((key, true));
             }
-            (_, Some(unseal)) if !unseal.is_final() => return Ok((key, first + count, true)),
+            (_, Some(unseal)) if !unseal.is_final() => return Ok((key, true)),
             _ => {}
         }
     }
-    anyhow::bail!("no number is left for a demo")
+    anyhow::bail!("no key is left for a demo")
 }

@@ -176,7 +176,9 @@ fn a_second_daemon_is_refused() {
     );
     daemon.stop();
     // The demo has a home of its own, in this one.
-    let daemon = home.demo().daemon();
+    let inner = home.demo();
+    std::fs::create_dir(inner.path()).unwrap();
+    let daemon = inner.daemon();
     let demo = home.run(&["demo"]);
     assert_eq!(demo.code, 8, "{demo:?}");
     daemon.stop();

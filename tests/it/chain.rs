@@ -260,6 +260,15 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
     let network = Devnet::start(&place);
     let home = on_chain_home(&network);
     seal_in_batches_of(&home, 1);
+    // The seed is asked for when somebody says so.
+    let file = home.path().join("workflows/seal.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let held = text.replace(
+        "stage = \"chain_seed\"",
+        "stage = \"chain_seed\"\nwait = { signal = \"go\" }",
+    );
+    assert_ne!(text, held);
+    std::fs::write(&file, held).unwrap();
     let daemon = home.daemon();
     let miner = miner(&home, &network, "mine");
     let data = home.file("data.bin", 1500);
@@ -275,12 +284,13 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
         network.call("Devnet.Mine", json!([1]));
         step(&shown(&run), "submit_precommit")["status"] == "succeeded"
     });
-    // The chain goes on for a month before anybody proves the sector.
+    // The chain goes on for a month before anybody proves the sector, and forgets it.
     let now = network.call("ChainHead", json!([]))["Height"].as_i64().unwrap();
     network.call(
         "Devnet.AdvanceTo",
-        json!([{"epoch": now + 86_700, "null_rounds": 500}]),
+        json!([{"epoch": now + 90_000, "null_rounds": 500}]),
     );
+    home.ok(&["run", "signal", &run, "go"]);
     wait_for("the end of the run", || {
         network.call("Devnet.Mine", json!([1]));
         shown(&run)["status"] == "cancelled"

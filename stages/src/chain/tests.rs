@@ -452,12 +452,15 @@ async fn ten_sectors_of_two_miners_in_four_messages() {
     }
     // Both batches at once, and the process is killed all the time.
     let mut verdicts: [Option<Vec<Result<Value, Failure>>>; 2] = [None, None];
-    for turn in 0..300 {
+    for turn in 0..500 {
         for (at, inputs) in sealed.iter().enumerate() {
             if verdicts[at].is_none() {
                 let batch = u8::try_from(at).unwrap() + 1;
                 verdicts[at] = world.look(&world.precommits(), batch, inputs).await;
             }
+        }
+        if verdicts.iter().all(Option::is_some) {
+            break;
         }
         if turn % 3 == 1 {
             world.restart().await;

@@ -1,4 +1,4 @@
-//! Numbers of new sectors. A run about a sector that is started without one takes the miner's next: above all that runs of
+//! Numbers of new sectors. A run that brings a sector onto the chain and is started without one takes the miner's next: above all that runs of
 //! this installation have, and that the chain ever gave. The run is what makes the number taken, in the commit that starts
 //! it: a kill before gives it to nobody, and a kill after to nobody else.
 
@@ -130,7 +130,7 @@ impl Numbers {
     }
 }
 
-/// The miner of a run that is about a sector, and is not told which.
+/// The miner of a run that pre-commits a sector, and is not told which. Other runs are about sectors that there are.
 fn wants_number(new: &NewRun) -> Option<ActorId> {
     let data = new.graph.data();
     let without = new.params.get("sector").is_none_or(Value::is_null);
@@ -138,7 +138,11 @@ fn wants_number(new: &NewRun) -> Option<ActorId> {
         .params
         .iter()
         .any(|param| param.name == "sector" && param.default.is_none());
-    (data.subject == "sector" && without && asked)
+    let stages = data.steps.iter().filter_map(|step| step.stage.as_ref());
+    let precommits = stages
+        .into_iter()
+        .any(|stage| stage.name.as_str() == "submit_precommit");
+    (data.subject == "sector" && without && asked && precommits)
         .then(|| miner_of(&new.params))
         .flatten()
 }

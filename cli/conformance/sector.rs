@@ -440,15 +440,17 @@ fn told(step: &StepView) -> Option<String> {
     failure.or_else(|| step.blocked.clone())
 }
 
-/// Where two outputs differ. The places of files differ always.
+/// Where two outputs differ. The places of files differ always, and why a store was chosen tells of its free space.
 fn difference(at: &str, ours: &Value, theirs: &Value) -> Option<String> {
     match (ours, theirs) {
         (Value::Object(ours), Value::Object(theirs)) => {
             let is_artifact = ours.contains_key("store") && ours.contains_key("key");
+            let is_choice = ours.contains_key("store") && ours.contains_key("why");
             let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
             names
                 .into_iter()
                 .filter(|name| !(is_artifact && (*name == "store" || *name == "key")))
+                .filter(|name| !(is_choice && *name == "why"))
                 .find_map(|name| {
                     let part = format!("{at}.{name}");
                     difference(

@@ -184,5 +184,5 @@ fn sectors_that_cannot_take_data() {
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("was it sealed here?"), "{refused:?}");
     daemon.stop();
-    home.check_store_finds(&["`sector_info` of f01000/2", "`cache` of f01000/3"]);
+    home.check_store_finds(&["`cache` of f01000/3"]);
 }

@@ -117,7 +117,6 @@ async fn cut(folder: &Path, commits: u16, cuts: usize, sync: &str) -> Fallible<(
     let calls = trace::read(&recorded, &life)?;
     let syncs = calls.iter().filter(|call| matches!(call, Call::Sync(_))).count();
     let (mut states, mut lost, mut unreadable) = (0, Vec::new(), Vec::new());
-    let after = home.join("after");
     for cut in 1..=cuts {
         let at = calls.len() * cut / cuts;
         let mut disk = Disk::default();
@@ -130,13 +129,12 @@ async fn cut(folder: &Path, commits: u16, cuts: usize, sync: &str) -> Fallible<(
         }
         for rest in [Rest::Nothing, Rest::Names, Rest::Torn(cut as u64), Rest::All] {
             states += 1;
-            if after.exists() {
-                std::fs::remove_dir_all(&after)?;
-            }
+            // A folder of its own: a store that was closed a moment ago may still tidy up in the last one.
+            let after = home.join(format!("after-{states}"));
             disk.write(&after, rest)?;
             let what = format!("cut at call {at}, {rest:?}, acknowledged up to {acked:?}");
             match look(&after, acked).await {
-                Ok(None) => {}
+                Ok(None) => std::fs::remove_dir_all(&after)?,
                 Ok(Some(missing)) => lost.push(format!("{what}: {missing}")),
                 Err(error) => unreadable.push(format!("{what}: {error}")),
             }
@@ -145,7 +143,8 @@ async fn cut(folder: &Path, commits: u16, cuts: usize, sync: &str) -> Fallible<(
     let bad = lost.len() + unreadable.len();
     let report = json!({
         "sync": sync, "commits": commits, "calls": calls.len(), "syncs": syncs, "cuts": cuts, "disks": states,
-        "lost": lost.len(), "unreadable": unreadable.len(), "first": lost.iter().chain(&unreadable).next(),
+        "lost": lost.len(), "unreadable": unreadable.len(),
+        "some": lost.iter().take(5).chain(unreadable.iter().take(5)).collect::<Vec<_>>(),
     });
     writeln!(std::io::stdout(), "{report}")?;
     match sync {

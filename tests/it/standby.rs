@@ -122,7 +122,12 @@ fn whoever_decides_is_killed_frozen_or_stopped() {
     assert!(stands_by(&b));
     let work = Home::new();
     let token_file = work.path().join("worker.token");
-    std::fs::write(&token_file, &shared.token).unwrap();
+    std::fs::write(
+        &token_file,
+        a.ok(&["executor", "token", "create", "rack1"]).trim(),
+    )
+    .unwrap();
+    std::fs::copy(a.path().join("workers.json"), b.path().join("workers.json")).unwrap();
     let store = format!(
         "[stores.store]\npath = \"{}\"\n",
         shared.folder.path().join("store").display()

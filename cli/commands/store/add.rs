@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// A bucket of an S3 server
     #[arg(long)]
     bucket: Option<String>,
-    /// The server, as https://HOST[:PORT]; Amazon's if nothing is said
+    /// The server, as https://HOST:PORT; Amazon's if nothing is said
     #[arg(long, requires = "bucket", value_name = "URL")]
     endpoint: Option<String>,
     /// The server's region

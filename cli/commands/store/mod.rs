@@ -50,7 +50,7 @@ enum Command {
     /// Something small is written to it, read, listed and removed. Then its table is written into config.toml;
     /// what else is there stays as it is. Secrets are never in that file: name where they come from.
     ///
-    /// Example: sealflow store add cold --bucket sectors --endpoint https://minio.example.org:9000
+    /// Example: sealflow store add cold --bucket sectors --endpoint https://10.0.0.9:9000
     /// --credentials file --credentials-file /run/credentials/sealflow-cold
     Add(Box<add::Args>),
     /// Move the sectors of a store to other stores; put nothing new there

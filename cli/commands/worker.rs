@@ -38,7 +38,8 @@ pub(crate) struct Args {
 /// How a worker finds its daemon
 #[derive(Debug, clap::Args)]
 struct Work {
-    /// Where the daemon listens for workers: http://HOST:PORT or https://HOST:PORT
+    /// Where the daemon listens for workers: http://HOST:PORT or https://HOST:PORT; of daemons that stand by for each other
+    /// all of them, with commas between
     #[arg(long, value_name = "URL", env = "SEALFLOW_DAEMON", required = true)]
     daemon: Option<String>,
     /// The name of this machine; it stays the same over restarts [default: the host name]

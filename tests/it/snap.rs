@@ -185,4 +185,8 @@ fn sectors_that_cannot_take_data() {
     assert!(refused.stderr.contains("was it sealed here?"), "{refused:?}");
     daemon.stop();
     home.check_store_finds(&["`cache` of f01000/3"]);
+    // It has its size, so only who reads it sees that it is another one.
+    let deep = home.run(&["store", "check", "--deep"]);
+    assert_eq!(deep.code, 7, "{deep:?}");
+    assert!(deep.stdout.contains("`sector_info` of f01000/2"), "{deep:?}");
 }

@@ -46,7 +46,7 @@ fn main() -> Fallible<()> {
 fn options(folder: &Path) -> OpenOptions {
     OpenOptions {
         // Small, so that tables are written and the log begins anew while we look.
-        memtable_bytes: 256 << 10,
+        log_bytes: 256 << 10,
         ..OpenOptions::new(folder.join("payloads"))
     }
 }

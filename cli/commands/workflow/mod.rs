@@ -155,7 +155,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             });
             Ok(())
         }
-        Command::Diff { old, new, json } => diff(cx, &old, &new, json).await,
+        Command::Diff { old, new, json } => Box::pin(diff(cx, &old, &new, json)).await,
         Command::Rehearse(args) => rehearse::run(cx, args),
     }
 }

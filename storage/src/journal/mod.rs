@@ -8,6 +8,7 @@
 mod archive;
 mod check;
 mod client;
+mod embedded;
 mod error;
 mod export;
 mod feed;

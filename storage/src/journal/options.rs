@@ -20,9 +20,9 @@ pub struct OpenOptions {
     pub credentials: Option<Credentials>,
     /// Bytes that an embedded store keeps of what it read.
     pub cache_bytes: u64,
-    /// Bytes that an embedded store keeps of what it wrote before it moves them to a table on disk.
-    /// One commit must fit in it.
-    pub memtable_bytes: u64,
+    /// Bytes of changes that an embedded store has in its log and in memory before it makes a table of them. One
+    /// commit may be some four times as large.
+    pub log_bytes: u64,
     /// Whether a commit of an embedded store returns only when it is synced to disk. It always is, but for the control of
     /// the test of power cuts.
     pub synced: bool,
@@ -40,7 +40,7 @@ impl OpenOptions {
             after: None,
             credentials: None,
             cache_bytes: 32 << 20,
-            memtable_bytes: 64 << 20,
+            log_bytes: 64 << 20,
             synced: true,
         }
     }

@@ -217,7 +217,7 @@ impl SurrealJournal {
                 .query(&transaction.sql, transaction.params.clone())
                 .await;
             let Err(error) = answer.and_then(first_error) else {
-                return Ok(());
+                return self.client.changed().await;
             };
             if error.is_thrown() {
                 let why = format!("it was epoch {}, and is so no more", writer.epoch);

@@ -17,7 +17,7 @@ async fn readers_and_the_compaction_do_not_wait_for_each_other() {
     let folder = TempDir::new().unwrap();
     let url = format!("surrealkv://{}", folder.path().join("journal").display());
     let mut options = OpenOptions::new(folder.path().join("payloads"));
-    options.memtable_bytes = 64 << 10;
+    options.log_bytes = 64 << 10;
     let journal = Arc::new(SurrealJournal::open(&url, options).await.unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..4)

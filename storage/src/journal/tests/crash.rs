@@ -90,7 +90,7 @@ async fn commit_that_does_not_fit_is_refused_and_stops_the_writer() {
     let folder = TempDir::new().unwrap();
     let url = url(folder.path());
     let options = || OpenOptions {
-        memtable_bytes: 1 << 20,
+        log_bytes: 128 << 10,
         ..OpenOptions::new(folder.path().join("payloads"))
     };
     let journal = SurrealJournal::open(&url, options()).await.unwrap();

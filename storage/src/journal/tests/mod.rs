@@ -6,6 +6,7 @@
 mod archives;
 mod compaction;
 mod crash;
+mod full;
 mod messages;
 mod opening;
 mod whole;

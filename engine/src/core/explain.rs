@@ -73,12 +73,15 @@ impl Core {
             StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
             StepStatus::Pending => vec![upstream(state, ix)],
             StepStatus::Running => self.under_way(state, ix, now),
-            StepStatus::Waiting => waiting(state, ix, now),
-            StepStatus::Failed => failed(state, ix),
+            StepStatus::Waiting => self.waiting(state, ix, now),
+            StepStatus::Failed => vec![self.failed(state, ix)],
             StepStatus::Ready => Vec::new(),
         };
         if matches!(step.status, StepStatus::Ready | StepStatus::Failed) {
-            conditions.extend(of_run(state));
+            let own: Vec<String> = conditions.iter().map(|one| one.kind.clone()).collect();
+            // What the step itself says need not be said again by its run.
+            let of_run = self.of_run(state).into_iter();
+            conditions.extend(of_run.filter(|one| !own.contains(&one.kind)));
         }
         if step.status == StepStatus::Ready {
             conditions.extend(self.launching(state, ix));
@@ -105,6 +108,75 @@ impl Core {
             status: step.status,
             conditions,
         })
+    }
+
+    /// Why a step failed; what must first be put in place is a kind of its own.
+    fn failed(&self, state: &RunState, ix: StepIx) -> Condition {
+        let step = state.step(ix);
+        let most = state.spec(ix).retry.max_attempts;
+        let lacks = |failure: &&Failure| self.prerequisite(state, ix, failure).is_some();
+        let condition = match step.failure.as_ref().filter(lacks) {
+            Some(failure) => Condition::new(&failure.code, step.since, failure.message.clone()),
+            None => {
+                let text = step.failure.as_ref().map(ToString::to_string);
+                Condition::new("failed", step.since, text.unwrap_or_default())
+            }
+        };
+        condition
+            .with("charged", step.charged.into())
+            .with("max_attempts", most.into())
+    }
+
+    /// What a step waits for, and what must be put in place before its next attempt can do better.
+    fn waiting(&self, state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
+        let step = state.step(ix);
+        let backs_off = matches!(step.wake, Some((_, WaitReason::Backoff)));
+        let failure = step.failure.as_ref().filter(|_| backs_off);
+        let lacks = failure.is_some_and(|failure| self.prerequisite(state, ix, failure).is_some());
+        let lacks = lacks.then(|| self.failed(state, ix));
+        lacks.into_iter().chain(waiting(state, ix, now)).collect()
+    }
+
+    /// The code of a failure with which a step says that something must first be put in place.
+    fn prerequisite<'a>(&self, state: &RunState, ix: StepIx, failure: &'a Failure) -> Option<&'a str> {
+        let stage = state.spec(ix).stage.as_ref()?;
+        let known = self.registry.info(stage.name.as_str())?.prerequisites;
+        known.contains(&failure.code.as_ref()).then_some(&*failure.code)
+    }
+
+    /// What holds up every step of the run that could start.
+    fn of_run(&self, state: &RunState) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        if state.status == RunStatus::Cancelling {
+            let text = "the run is being cancelled";
+            conditions.push(Condition::new("cancelling", state.updated_at, text));
+        }
+        if let Some(pause) = &state.pause {
+            let kind = match pause {
+                PauseReason::Operator(_) => "paused_by_person",
+                PauseReason::Failed { step, failure } | PauseReason::RetriesUsedUp { step, failure, .. } => {
+                    let of_step = state.find(step);
+                    let otherwise = match pause {
+                        PauseReason::Failed { .. } => "paused_by_failure",
+                        _ => "retries_used_up",
+                    };
+                    of_step
+                        .and_then(|ix| self.prerequisite(state, ix, failure))
+                        .unwrap_or(otherwise)
+                }
+                PauseReason::RewindsUsedUp { .. } => "rewinds_used_up",
+                PauseReason::Expression { .. } => "expression",
+            };
+            conditions.push(Condition::new(kind, state.updated_at, pause.text()));
+        }
+        for gone in state.discarding.values() {
+            let text = format!(
+                "attempt {} of `{}` was given up but cannot be interrupted; its end is awaited",
+                gone.key.attempt, gone.key.step
+            );
+            conditions.push(Condition::new("given_up", state.updated_at, text));
+        }
+        conditions
     }
 
     /// Why no executor takes the step; nothing if one would.
@@ -374,36 +446,6 @@ fn amount(what: Kind, number: u64) -> String {
     }
 }
 
-/// What holds up every step of the run that could start.
-fn of_run(state: &RunState) -> Vec<Condition> {
-    let mut conditions = Vec::new();
-    if state.status == RunStatus::Cancelling {
-        conditions.push(Condition::new(
-            "cancelling",
-            state.updated_at,
-            "the run is being cancelled",
-        ));
-    }
-    if let Some(pause) = &state.pause {
-        let kind = match pause {
-            PauseReason::Operator(_) => "paused_by_person",
-            PauseReason::Failed { .. } => "paused_by_failure",
-            PauseReason::RetriesUsedUp { .. } => "retries_used_up",
-            PauseReason::RewindsUsedUp { .. } => "rewinds_used_up",
-            PauseReason::Expression { .. } => "expression",
-        };
-        conditions.push(Condition::new(kind, state.updated_at, pause.text()));
-    }
-    for gone in state.discarding.values() {
-        let text = format!(
-            "attempt {} of `{}` was given up but cannot be interrupted; its end is awaited",
-            gone.key.attempt, gone.key.step
-        );
-        conditions.push(Condition::new("given_up", state.updated_at, text));
-    }
-    conditions
-}
-
 fn upstream(state: &RunState, ix: StepIx) -> Condition {
     if let Some((step, _)) = state.step(ix).item {
         return Condition::new(
@@ -468,14 +510,6 @@ fn waiting(state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
         }
     };
     vec![condition]
-}
-
-fn failed(state: &RunState, ix: StepIx) -> Vec<Condition> {
-    let step = state.step(ix);
-    let failure = step.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-    let most = state.spec(ix).retry.max_attempts;
-    let condition = Condition::new("failed", step.since, failure).with("charged", step.charged.into());
-    vec![condition.with("max_attempts", most.into())]
 }
 
 /// A machine has not been heard of.

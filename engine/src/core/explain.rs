@@ -58,16 +58,17 @@ impl Core {
         let state = &live.state;
         let mut all = Vec::new();
         for (ix, _) in state.graph.steps() {
-            all.extend(self.explain_step(state, ix, now));
+            all.extend(self.explain_step(live, ix, now));
             let open = state.items(ix).iter().copied();
             // Items that were not let go wait for the others, which the step itself says.
             let open = open.filter(|item| state.step(*item).status != StepStatus::Pending);
-            all.extend(open.filter_map(|item| self.explain_step(state, item, now)));
+            all.extend(open.filter_map(|item| self.explain_step(live, item, now)));
         }
         all
     }
 
-    fn explain_step(&self, state: &RunState, ix: StepIx, now: Now) -> Option<Explanation> {
+    fn explain_step(&self, live: &Live, ix: StepIx, now: Now) -> Option<Explanation> {
+        let state = &live.state;
         let step = state.step(ix);
         let mut conditions = match step.status {
             StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
@@ -92,11 +93,14 @@ impl Core {
                 conditions.extend(hold.map(|(kind, hold)| held_back(kind, state, &stage.name, hold)));
                 let ask = self.ask(state, ix, stage);
                 conditions.extend(self.no_place(&ask, step.since, now));
-                conditions.extend(self.queue(state, ix, &stage.name));
+                conditions.extend(self.queue(live, ix, &stage.name));
             }
             if conditions.is_empty() {
                 conditions.push(Condition::new("starting", step.since, "nothing; it starts now"));
             }
+        }
+        if step.status == StepStatus::Ready {
+            conditions.extend(in_time(live, ix, now));
         }
         if let Some(until) = step.valid_until {
             let left = until.saturating_sub(now.wall_ms);
@@ -397,16 +401,41 @@ impl Core {
     }
 
     /// How many of its kind come first.
-    fn queue(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Option<Condition> {
-        let turn = Turn::of(state, ix);
+    fn queue(&self, live: &Live, ix: StepIx, stage: &StageName) -> Option<Condition> {
+        let turn = Turn::of(live, ix);
         let ahead = self
             .ready
             .get(stage)
             .map_or(0, |queue| queue.range(..turn).count());
         let text = format!("{ahead} ahead of it for the same stage");
-        let condition = Condition::new("queue", state.step(ix).since, text);
+        let condition = Condition::new("queue", live.state.step(ix).since, text);
         (ahead > 0).then(|| condition.with("ahead", ahead as u64))
     }
+}
+
+/// When it must start for what expires to be in time.
+fn in_time(live: &Live, ix: StepIx, now: Now) -> Option<Condition> {
+    let start = live.latest.get(&ix)?.start.as_ref()?;
+    let (left, late) = (
+        start.by.saturating_sub(now.wall_ms),
+        now.wall_ms.saturating_sub(start.by),
+    );
+    let expected = start.expected.div_ceil(1000);
+    let when = if late > 0 {
+        format!("should have started {} s ago", late.div_ceil(1000))
+    } else {
+        format!("must start within {} s", left.div_ceil(1000))
+    };
+    let text = format!(
+        "{when} for {} to be in time: {expected} s of work are expected",
+        start.sake
+    );
+    let condition = Condition::new("slack", live.state.step(ix).since, text).with("left_ms", left);
+    Some(
+        condition
+            .with("late_ms", late)
+            .with("expected_ms", start.expected),
+    )
 }
 
 /// How many of a batch are there.

@@ -5,6 +5,7 @@ mod eta;
 mod flow;
 mod resources;
 mod served;
+mod slack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

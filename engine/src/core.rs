@@ -13,6 +13,7 @@ mod request;
 mod resting;
 mod served;
 mod site;
+mod slack;
 #[cfg(test)]
 mod tests;
 mod trigger;
@@ -31,6 +32,7 @@ use machines::Contact;
 use request::{check_artifacts, check_params};
 use resting::Resting;
 use served::{Collector, Together};
+use slack::Latest;
 use trigger::Armed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,6 +67,8 @@ struct Live {
     progress: BTreeMap<StepIx, Progress>,
     /// When running attempts are given up (monotonic), as far as the core's queue has them.
     limits: BTreeMap<StepIx, Vec<(u64, Limit)>>,
+    /// When ready steps must start to be in time.
+    latest: BTreeMap<StepIx, Latest>,
     /// Events of the entry that is being made.
     events: Vec<Event>,
     effects: Vec<Effect>,
@@ -267,6 +271,7 @@ impl Core {
             stopping: BTreeSet::new(),
             progress: BTreeMap::new(),
             limits: BTreeMap::new(),
+            latest: BTreeMap::new(),
             events: Vec::new(),
             effects,
             graph_source,
@@ -439,6 +444,9 @@ impl Core {
 
     /// The event that answers a command at once; what cannot be answered at once is set in motion.
     fn answer(&mut self, run: &RunId, command: &Command, now: Now) -> Option<Event> {
+        if let Command::Start(ix) = command {
+            self.look_ahead(run, *ix);
+        }
         let live = self.runs.get_mut(run)?;
         let name = |ix: &StepIx| live.state.name(*ix);
         match command {
@@ -453,7 +461,7 @@ impl Core {
                     return None;
                 }
                 let stage = spec.stage.as_ref()?.name.clone();
-                let turn = Turn::of(&live.state, *ix);
+                let turn = Turn::of(live, *ix);
                 self.ready.entry(stage).or_default().insert(turn);
                 None
             }

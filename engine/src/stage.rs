@@ -39,6 +39,10 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether it works in the sector's cache directory, which is on one machine: all such steps of a run are done
     /// where the first of them was.
     const BOUND: bool = false;
+    /// Codes of failures that mean that something is not there which somebody must first put in place. They name a
+    /// condition of their own when somebody asks why the run does not move; the failure's message says what is
+    /// missing, where it is looked for and how to get it.
+    const PREREQUISITES: &'static [&'static str] = &[];
     /// What it takes.
     type Input: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static;
     /// What it gives.
@@ -464,6 +468,9 @@ pub struct StageInfo {
     pub preemptible: bool,
     /// Whether it works in the sector's cache directory, which is on one machine.
     pub bound: bool,
+    /// Codes of failures that mean that something must first be put in place.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub prerequisites: &'static [&'static str],
     /// Whether it can do the work of many runs at once.
     pub batch: bool,
     /// What it takes.
@@ -545,6 +552,7 @@ impl StageRegistry {
             effect: S::EFFECT,
             preemptible: S::PREEMPTIBLE,
             bound: S::BOUND,
+            prerequisites: S::PREREQUISITES,
             batch,
             inputs: fields_of::<S::Input>(),
             outputs: fields_of::<S::Output>(),

@@ -333,6 +333,22 @@ fn missing_parameters_pause_the_run_and_name_the_command() {
         message.contains("sealflow params generate porep-2KiB"),
         "{message}"
     );
+    // Its own kind of condition, with the set, its files and where they are looked for.
+    let why = home.json(&["run", "explain", &run, "--json"]);
+    let of_c2 = why["steps"].as_array().unwrap().iter();
+    let of_c2 = of_c2.flat_map(|step| step["conditions"].as_array().unwrap());
+    let missing: Vec<_> = of_c2.filter(|one| one["kind"] == "parameters_missing").collect();
+    let text = missing[0]["text"].as_str().unwrap();
+    for part in [
+        "porep-2KiB",
+        "no-params",
+        ".params and ",
+        ".vk",
+        "sealflow params generate",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(missing[0]["numbers"]["charged"], 0, "{why}");
     daemon.stop();
 
     std::fs::remove_file(home.path().join("config.toml")).unwrap();

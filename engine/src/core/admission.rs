@@ -56,10 +56,13 @@ pub struct Holding {
     pub given_up: bool,
 }
 
-/// A ready step's turn: higher priority first, then what expires sooner, then what waits longer.
+/// A ready step's turn: higher priority first, then what must start sooner to be in time, then what expires sooner,
+/// then what waits longer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     priority: std::cmp::Reverse<i32>,
+    /// When it must start for everything behind it to be in time.
+    latest: u64,
     pub(super) valid_until: u64,
     since: u64,
     pub(super) run: RunId,
@@ -67,11 +70,15 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn of(state: &RunState, ix: StepIx) -> Self {
+    pub(super) fn of(live: &Live, ix: StepIx) -> Self {
+        let state = &live.state;
         let until = |ix| state.step(ix).valid_until;
+        let until = until(ix).or(until(state.base(ix))).unwrap_or(u64::MAX);
+        let start = live.latest.get(&ix).and_then(|latest| latest.start.as_ref());
         Self {
             priority: std::cmp::Reverse(state.priority),
-            valid_until: until(ix).or(until(state.base(ix))).unwrap_or(u64::MAX),
+            latest: start.map_or(until, |start| start.by),
+            valid_until: until,
             since: state.step(ix).since,
             run: state.id.clone(),
             ix,
@@ -342,7 +349,7 @@ impl Core {
                     && live.state.discarding.is_empty()
                     && self.held_back(&live.state, &stage).is_none()
                     // Its priority may have changed since; then it is in the queue twice.
-                    && Turn::of(&live.state, ix) == head
+                    && Turn::of(live, ix) == head
             });
             let ask = startable.and_then(|live| {
                 let stage = live.state.spec(ix).stage.as_ref()?;
@@ -504,7 +511,7 @@ impl Core {
                     .info(stage.name.as_str())
                     .is_some_and(|info| info.preemptible);
                 let killable = on_host(&current.executor).is_some_and(|one| one.spec.killable);
-                if cheap && killable && Turn::of(&live.state, ix).valid_until == u64::MAX {
+                if cheap && killable && Turn::of(live, ix).valid_until == u64::MAX {
                     candidates.push((std::cmp::Reverse(current.started_at), run.clone(), ix, current));
                 }
             }

@@ -182,6 +182,9 @@ impl Core {
         live.progress.remove(&ix);
         live.stopping.remove(key);
         let cancelling = live.state.status == RunStatus::Cancelling && !live.state.closing;
+        let stage = live.state.spec(ix).stage.as_ref();
+        let info = stage.and_then(|stage| self.registry.info(stage.name.as_str()));
+        let prerequisites = info.map_or(&[][..], |info| info.prerequisites);
         let event = match end {
             End::Done(output) => Event::AttemptSucceeded {
                 step,
@@ -199,7 +202,9 @@ impl Core {
                 if failure.class == FailureClass::Critical {
                     self.suspend(&current.executor, now);
                 }
-                let charged = failure.class != FailureClass::Critical && !cancelling;
+                // What is not there yet is not the work's fault.
+                let lacks = prerequisites.contains(&failure.code.as_ref());
+                let charged = failure.class != FailureClass::Critical && !lacks && !cancelling;
                 Event::AttemptFailed {
                     step,
                     attempt,

@@ -322,7 +322,7 @@ impl Dice {
 }
 
 /// The value that so many hundredths of sorted ones do not exceed.
-fn quantile(sorted: &[f64], percent: usize) -> Option<f64> {
+pub(super) fn quantile(sorted: &[f64], percent: usize) -> Option<f64> {
     let at = (sorted.len() * percent).div_ceil(100);
     sorted.get(at.saturating_sub(1)).copied()
 }

@@ -58,27 +58,31 @@ impl Core {
         let state = &live.state;
         let mut all = Vec::new();
         for (ix, _) in state.graph.steps() {
-            all.extend(self.explain_step(state, ix, now));
+            all.extend(self.explain_step(live, ix, now));
             let open = state.items(ix).iter().copied();
             // Items that were not let go wait for the others, which the step itself says.
             let open = open.filter(|item| state.step(*item).status != StepStatus::Pending);
-            all.extend(open.filter_map(|item| self.explain_step(state, item, now)));
+            all.extend(open.filter_map(|item| self.explain_step(live, item, now)));
         }
         all
     }
 
-    fn explain_step(&self, state: &RunState, ix: StepIx, now: Now) -> Option<Explanation> {
+    fn explain_step(&self, live: &Live, ix: StepIx, now: Now) -> Option<Explanation> {
+        let state = &live.state;
         let step = state.step(ix);
         let mut conditions = match step.status {
             StepStatus::Succeeded | StepStatus::Skipped | StepStatus::Cancelled => return None,
             StepStatus::Pending => vec![upstream(state, ix)],
             StepStatus::Running => self.under_way(state, ix, now),
-            StepStatus::Waiting => waiting(state, ix, now),
-            StepStatus::Failed => failed(state, ix),
+            StepStatus::Waiting => self.waiting(state, ix, now),
+            StepStatus::Failed => vec![self.failed(state, ix)],
             StepStatus::Ready => Vec::new(),
         };
         if matches!(step.status, StepStatus::Ready | StepStatus::Failed) {
-            conditions.extend(of_run(state));
+            let own: Vec<String> = conditions.iter().map(|one| one.kind.clone()).collect();
+            // What the step itself says need not be said again by its run.
+            let of_run = self.of_run(state).into_iter();
+            conditions.extend(of_run.filter(|one| !own.contains(&one.kind)));
         }
         if step.status == StepStatus::Ready {
             conditions.extend(self.launching(state, ix));
@@ -89,11 +93,14 @@ impl Core {
                 conditions.extend(hold.map(|(kind, hold)| held_back(kind, state, &stage.name, hold)));
                 let ask = self.ask(state, ix, stage);
                 conditions.extend(self.no_place(&ask, step.since, now));
-                conditions.extend(self.queue(state, ix, &stage.name));
+                conditions.extend(self.queue(live, ix, &stage.name));
             }
             if conditions.is_empty() {
                 conditions.push(Condition::new("starting", step.since, "nothing; it starts now"));
             }
+        }
+        if step.status == StepStatus::Ready {
+            conditions.extend(in_time(live, ix, now));
         }
         if let Some(until) = step.valid_until {
             let left = until.saturating_sub(now.wall_ms);
@@ -105,6 +112,75 @@ impl Core {
             status: step.status,
             conditions,
         })
+    }
+
+    /// Why a step failed; what must first be put in place is a kind of its own.
+    fn failed(&self, state: &RunState, ix: StepIx) -> Condition {
+        let step = state.step(ix);
+        let most = state.spec(ix).retry.max_attempts;
+        let lacks = |failure: &&Failure| self.prerequisite(state, ix, failure).is_some();
+        let condition = match step.failure.as_ref().filter(lacks) {
+            Some(failure) => Condition::new(&failure.code, step.since, failure.message.clone()),
+            None => {
+                let text = step.failure.as_ref().map(ToString::to_string);
+                Condition::new("failed", step.since, text.unwrap_or_default())
+            }
+        };
+        condition
+            .with("charged", step.charged.into())
+            .with("max_attempts", most.into())
+    }
+
+    /// What a step waits for, and what must be put in place before its next attempt can do better.
+    fn waiting(&self, state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
+        let step = state.step(ix);
+        let backs_off = matches!(step.wake, Some((_, WaitReason::Backoff)));
+        let failure = step.failure.as_ref().filter(|_| backs_off);
+        let lacks = failure.is_some_and(|failure| self.prerequisite(state, ix, failure).is_some());
+        let lacks = lacks.then(|| self.failed(state, ix));
+        lacks.into_iter().chain(waiting(state, ix, now)).collect()
+    }
+
+    /// The code of a failure with which a step says that something must first be put in place.
+    fn prerequisite<'a>(&self, state: &RunState, ix: StepIx, failure: &'a Failure) -> Option<&'a str> {
+        let stage = state.spec(ix).stage.as_ref()?;
+        let known = self.registry.info(stage.name.as_str())?.prerequisites;
+        known.contains(&failure.code.as_ref()).then_some(&*failure.code)
+    }
+
+    /// What holds up every step of the run that could start.
+    fn of_run(&self, state: &RunState) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        if state.status == RunStatus::Cancelling {
+            let text = "the run is being cancelled";
+            conditions.push(Condition::new("cancelling", state.updated_at, text));
+        }
+        if let Some(pause) = &state.pause {
+            let kind = match pause {
+                PauseReason::Operator(_) => "paused_by_person",
+                PauseReason::Failed { step, failure } | PauseReason::RetriesUsedUp { step, failure, .. } => {
+                    let of_step = state.find(step);
+                    let otherwise = match pause {
+                        PauseReason::Failed { .. } => "paused_by_failure",
+                        _ => "retries_used_up",
+                    };
+                    of_step
+                        .and_then(|ix| self.prerequisite(state, ix, failure))
+                        .unwrap_or(otherwise)
+                }
+                PauseReason::RewindsUsedUp { .. } => "rewinds_used_up",
+                PauseReason::Expression { .. } => "expression",
+            };
+            conditions.push(Condition::new(kind, state.updated_at, pause.text()));
+        }
+        for gone in state.discarding.values() {
+            let text = format!(
+                "attempt {} of `{}` was given up but cannot be interrupted; its end is awaited",
+                gone.key.attempt, gone.key.step
+            );
+            conditions.push(Condition::new("given_up", state.updated_at, text));
+        }
+        conditions
     }
 
     /// Why no executor takes the step; nothing if one would.
@@ -325,16 +401,41 @@ impl Core {
     }
 
     /// How many of its kind come first.
-    fn queue(&self, state: &RunState, ix: StepIx, stage: &StageName) -> Option<Condition> {
-        let turn = Turn::of(state, ix);
+    fn queue(&self, live: &Live, ix: StepIx, stage: &StageName) -> Option<Condition> {
+        let turn = Turn::of(live, ix);
         let ahead = self
             .ready
             .get(stage)
             .map_or(0, |queue| queue.range(..turn).count());
         let text = format!("{ahead} ahead of it for the same stage");
-        let condition = Condition::new("queue", state.step(ix).since, text);
+        let condition = Condition::new("queue", live.state.step(ix).since, text);
         (ahead > 0).then(|| condition.with("ahead", ahead as u64))
     }
+}
+
+/// When it must start for what expires to be in time.
+fn in_time(live: &Live, ix: StepIx, now: Now) -> Option<Condition> {
+    let start = live.latest.get(&ix)?.start.as_ref()?;
+    let (left, late) = (
+        start.by.saturating_sub(now.wall_ms),
+        now.wall_ms.saturating_sub(start.by),
+    );
+    let expected = start.expected.div_ceil(1000);
+    let when = if late > 0 {
+        format!("should have started {} s ago", late.div_ceil(1000))
+    } else {
+        format!("must start within {} s", left.div_ceil(1000))
+    };
+    let text = format!(
+        "{when} for {} to be in time: {expected} s of work are expected",
+        start.sake
+    );
+    let condition = Condition::new("slack", live.state.step(ix).since, text).with("left_ms", left);
+    Some(
+        condition
+            .with("late_ms", late)
+            .with("expected_ms", start.expected),
+    )
 }
 
 /// How many of a batch are there.
@@ -372,36 +473,6 @@ fn amount(what: Kind, number: u64) -> String {
         Kind::Gpu => format!("{number} GPUs"),
         Kind::Memory | Kind::Disk => format!("{} MiB of {}", number >> 20, what.as_str()),
     }
-}
-
-/// What holds up every step of the run that could start.
-fn of_run(state: &RunState) -> Vec<Condition> {
-    let mut conditions = Vec::new();
-    if state.status == RunStatus::Cancelling {
-        conditions.push(Condition::new(
-            "cancelling",
-            state.updated_at,
-            "the run is being cancelled",
-        ));
-    }
-    if let Some(pause) = &state.pause {
-        let kind = match pause {
-            PauseReason::Operator(_) => "paused_by_person",
-            PauseReason::Failed { .. } => "paused_by_failure",
-            PauseReason::RetriesUsedUp { .. } => "retries_used_up",
-            PauseReason::RewindsUsedUp { .. } => "rewinds_used_up",
-            PauseReason::Expression { .. } => "expression",
-        };
-        conditions.push(Condition::new(kind, state.updated_at, pause.text()));
-    }
-    for gone in state.discarding.values() {
-        let text = format!(
-            "attempt {} of `{}` was given up but cannot be interrupted; its end is awaited",
-            gone.key.attempt, gone.key.step
-        );
-        conditions.push(Condition::new("given_up", state.updated_at, text));
-    }
-    conditions
 }
 
 fn upstream(state: &RunState, ix: StepIx) -> Condition {
@@ -468,14 +539,6 @@ fn waiting(state: &RunState, ix: StepIx, now: Now) -> Vec<Condition> {
         }
     };
     vec![condition]
-}
-
-fn failed(state: &RunState, ix: StepIx) -> Vec<Condition> {
-    let step = state.step(ix);
-    let failure = step.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-    let most = state.spec(ix).retry.max_attempts;
-    let condition = Condition::new("failed", step.since, failure).with("charged", step.charged.into());
-    vec![condition.with("max_attempts", most.into())]
 }
 
 /// A machine has not been heard of.

@@ -261,6 +261,32 @@ impl RunState {
         Some(format!("{} {what}", name(need)))
     }
 
+    /// When a step expires that is not through: as it was judged, or, before that, as soon as its expression can be
+    /// worked out.
+    pub(crate) fn expires(&self, ix: StepIx) -> Option<u64> {
+        let (step, spec) = (self.step(ix), self.graph.step(ix));
+        if step.is_through() || step.given_up {
+            return None;
+        }
+        if step.valid_until.is_some() {
+            return step.valid_until;
+        }
+        let time = spec.valid_until.as_ref()?;
+        if !self.must_judge(ix) {
+            return None;
+        }
+        let done = |root: &String| {
+            let of = StepName::new(root).ok().and_then(|name| self.graph.find(&name));
+            of.map_or(root == "params", |of| {
+                self.step(of).status == StepStatus::Succeeded
+            })
+        };
+        if !time.roots().iter().all(done) {
+            return None;
+        }
+        milliseconds(&time.evaluate(|root| self.root(root)).ok()?)
+    }
+
     /// Works out the conditions of a step whose needs are met.
     ///
     /// # Errors

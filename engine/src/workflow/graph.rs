@@ -334,6 +334,8 @@ pub struct Graph {
     /// Steps whose failure another one handles.
     handled: BTreeSet<StepIx>,
     finally: bool,
+    /// Steps whose success is worth nothing from some time on.
+    deadlines: Vec<StepIx>,
     hash: Arc<str>,
 }
 
@@ -411,6 +413,9 @@ impl Graph {
             .flat_map(|step| step.on_failure.iter().copied())
             .collect();
         let finally = data.steps.iter().any(|step| step.finally);
+        let expires = (0..).map(StepIx).zip(&data.steps);
+        let expires = expires.filter(|(_, step)| step.valid_until.is_some());
+        let deadlines = expires.map(|(ix, _)| ix).collect();
         let children = data.children.iter().cloned().map(Self::new);
         let children = children
             .map(|child| child.map(Arc::new))
@@ -424,6 +429,7 @@ impl Graph {
             children,
             handled,
             finally,
+            deadlines,
             hash,
         })
     }
@@ -456,6 +462,11 @@ impl Graph {
     /// Whether there are steps that are done at the end of a run, also of one that is cancelled.
     pub fn has_finally(&self) -> bool {
         self.finally
+    }
+
+    /// Steps whose success is worth nothing from some time on.
+    pub fn deadlines(&self) -> &[StepIx] {
+        &self.deadlines
     }
 
     /// Whether anything that a step does changes the world outside.

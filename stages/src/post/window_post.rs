@@ -71,6 +71,7 @@ impl Stage for WindowPost {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("window_post.rs");
     const CLAIM: Claim = Claim::None;
+    const PREREQUISITES: &'static [&'static str] = &[crate::seal::proof_parameters::MISSING];
     type Input = Input;
     type Output = Output;
 

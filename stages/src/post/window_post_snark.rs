@@ -59,6 +59,7 @@ impl Stage for WindowPostSnark {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("window_post_snark.rs");
     const CLAIM: Claim = Claim::Read;
+    const PREREQUISITES: &'static [&'static str] = &[crate::seal::proof_parameters::MISSING];
     type Input = Input;
     type Output = Output;
 

@@ -70,6 +70,7 @@ impl Stage for WinningPost {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("winning_post.rs");
     const CLAIM: Claim = Claim::None;
+    const PREREQUISITES: &'static [&'static str] = &[crate::seal::proof_parameters::MISSING];
     type Input = Input;
     type Output = Output;
 

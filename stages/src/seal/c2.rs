@@ -66,6 +66,7 @@ impl Stage for C2 {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("c2.rs");
     const CLAIM: Claim = Claim::Read;
+    const PREREQUISITES: &'static [&'static str] = &[proof_parameters::MISSING];
     type Input = Input;
     type Output = Output;
 

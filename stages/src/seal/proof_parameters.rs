@@ -72,6 +72,9 @@ pub struct ProofParameters {
     pub params: ParamsDir,
 }
 
+/// The code of the failure that parameters are not there: a prerequisite of every stage that proves.
+pub(crate) const MISSING: &str = "parameters_missing";
+
 /// The command that gets a set.
 pub fn how_to_get(set: ParamSet) -> String {
     let verb = if set.size <= SectorSize::MiB8 {
@@ -88,15 +91,14 @@ pub(crate) fn set(kind: ParamKind, sector_bytes: u64) -> Result<ParamSet, Failur
         .find(|set| set.kind == kind && set.size.bytes() == sector_bytes)
         .ok_or_else(|| {
             let text = format!("no parameters for {sector_bytes} bytes");
-            Failure::permanent("parameters_missing", text)
+            Failure::permanent(MISSING, text)
         })
 }
 
 /// Fails if a set is not there. The library would generate missing parameters on its own, for hours; so
 /// they are looked for before each proof.
 pub(crate) fn require(params: &ParamsDir, set: ParamSet) -> Result<(), Failure> {
-    let found =
-        status(params, set).map_err(|error| Failure::permanent("parameters_missing", error.to_string()))?;
+    let found = status(params, set).map_err(|error| Failure::permanent(MISSING, error.to_string()))?;
     if found.state == SetState::Present {
         return Ok(());
     }
@@ -110,12 +112,15 @@ pub(crate) fn can_verify(params: &ParamsDir, set: ParamSet) -> bool {
 }
 
 fn missing(params: &ParamsDir, set: ParamSet) -> Failure {
+    // Names are all that is lost where the library cannot tell them.
+    let files = set.files().map(|files| files.names().join(" and "));
     let text = format!(
-        "the parameter set {set} is not in {}; run `{}`, then `sealflow run retry`",
+        "the parameter set {set} is not in {}{}; run `{}`, then `sealflow run retry`",
         params.path().display(),
+        files.map_or_else(|_| String::new(), |names| format!(" ({names})")),
         how_to_get(set)
     );
-    Failure::permanent("parameters_missing", text)
+    Failure::permanent(MISSING, text)
 }
 
 impl Stage for ProofParameters {
@@ -123,6 +128,7 @@ impl Stage for ProofParameters {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("proof_parameters.rs");
     const CLAIM: Claim = Claim::None;
+    const PREREQUISITES: &'static [&'static str] = &[MISSING];
     type Input = Input;
     type Output = Output;
 

@@ -69,6 +69,7 @@ impl Stage for SnapProve {
     const VERSION: u32 = 1;
     const SOURCE: &'static str = include_str!("snap_prove.rs");
     const CLAIM: Claim = Claim::Read;
+    const PREREQUISITES: &'static [&'static str] = &[proof_parameters::MISSING];
     type Input = Input;
     type Output = Output;
 

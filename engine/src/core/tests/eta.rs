@@ -18,7 +18,7 @@ fn known(seconds: &[f64]) -> Durations {
 }
 
 /// A graph of steps named `a`, `b`, …, each with what it needs.
-fn graph_of(needs: &[&[u32]], change: impl Fn(usize, &mut StepSpec)) -> Arc<Graph> {
+pub(super) fn graph_of(needs: &[&[u32]], change: impl Fn(usize, &mut StepSpec)) -> Arc<Graph> {
     let mut data = graph_with(Claim::None, Timeouts::default()).data().clone();
     let one = data.steps.remove(0);
     for (at, needs) in needs.iter().enumerate() {
@@ -38,7 +38,7 @@ fn begin(core: &mut Core, graph: &Arc<Graph>, params: Value, ms: u64) -> (RunId,
     (run, jobs)
 }
 
-fn done(core: &mut Core, job: &Dispatch, ms: u64) -> Vec<Dispatch> {
+pub(super) fn done(core: &mut Core, job: &Dispatch, ms: u64) -> Vec<Dispatch> {
     let report = Report {
         key: job.key.clone(),
         token: job.token.clone(),

@@ -5,6 +5,7 @@ mod eta;
 mod flow;
 mod resources;
 mod served;
+mod slack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ impl Stage for Work {
     const NAME: &'static str = "work";
     const VERSION: u32 = 1;
     const SOURCE: &'static str = "//! Works.";
+    const PREREQUISITES: &'static [&'static str] = &["fuel_missing"];
     type Input = Nothing;
     type Output = Nothing;
     fn costs(&self, input: &Value) -> Need {
@@ -267,6 +269,69 @@ fn what_fits_nowhere_makes_nobody_wait() {
     assert_eq!(why.len(), 1);
     assert_eq!(why[0].conditions[0].kind, "too_large");
     assert!(why[0].conditions[0].text.contains("executor `small`"), "{why:?}");
+}
+
+/// What must first be put in place is a kind of its own, charged to nobody, and the run goes on when somebody says so.
+#[test]
+fn a_missing_prerequisite_has_a_kind_of_its_own() {
+    let mut core = core(vec![place("main", 1, 10)]);
+    let graph = graph_with(Claim::Write, Timeouts::default());
+    let run = core.start(start(&graph, json!({"id": 1}), None), at(0)).unwrap();
+    let lacks = || {
+        News::Ended(Err(Failure::permanent(
+            "fuel_missing",
+            "no fuel in /tank; run `fill`",
+        )))
+    };
+    // Three attempts are all that the workflow gives: none of these is one of them.
+    for round in 0..5 {
+        let job = dispatches(&core.settle(at(round * 10))).remove(0);
+        report(&mut core, &job, lacks(), at(round * 10 + 1));
+        core.settle(at(round * 10 + 1));
+        let why = core.explain(&run, at(round * 10 + 2));
+        let conditions = &why[0].conditions;
+        let kinds: Vec<&str> = conditions.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["fuel_missing"], "{why:?}");
+        assert_eq!(conditions[0].text, "no fuel in /tank; run `fill`");
+        assert_eq!(conditions[0].numbers["charged"], 0);
+        core.operate(&run, Verb::Retry(None), By::default(), at(round * 10 + 3))
+            .unwrap();
+    }
+    // Another failure of the same class is what it was.
+    let job = dispatches(&core.settle(at(60))).remove(0);
+    let broken = News::Ended(Err(Failure::permanent("broken", "look at it")));
+    report(&mut core, &job, broken, at(61));
+    core.settle(at(61));
+    let why = core.explain(&run, at(62));
+    let kinds: Vec<&str> = why[0].conditions.iter().map(|one| one.kind.as_str()).collect();
+    assert_eq!(kinds, ["failed", "paused_by_failure"], "{why:?}");
+}
+
+/// A workflow that tries again whatever failed tries this for as long as it takes.
+#[test]
+fn a_missing_prerequisite_is_waited_for_where_failures_are_tried_again() {
+    let mut core = core(vec![place("main", 1, 10)]);
+    let mut data = graph_with(Claim::Write, Timeouts::default()).data().clone();
+    data.steps[0].retry.on.insert(FailureClass::Permanent);
+    let graph = Arc::new(Graph::new(data).unwrap());
+    let run = core.start(start(&graph, json!({"id": 1}), None), at(0)).unwrap();
+    let mut now = 0;
+    for _ in 0..20 {
+        core.tick(at(now));
+        let job = dispatches(&core.settle(at(now))).remove(0);
+        let lacks = Failure::permanent("fuel_missing", "no fuel in /tank");
+        report(&mut core, &job, News::Ended(Err(lacks)), at(now + 1));
+        core.settle(at(now + 1));
+        let why = core.explain(&run, at(now + 2));
+        let kinds: Vec<&str> = why[0].conditions.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["fuel_missing", "backoff"], "{why:?}");
+        now += 1_000_000;
+    }
+    core.tick(at(now));
+    let job = dispatches(&core.settle(at(now))).remove(0);
+    report(&mut core, &job, done(), at(now + 1));
+    core.settle(at(now + 1));
+    assert_eq!(core.open(), 0);
 }
 
 #[test]

@@ -117,6 +117,8 @@ pub(super) struct World<'p> {
     lives: u8,
     asked: usize,
     rests: u32,
+    /// The longest that an attempt took that succeeded, in seconds.
+    longest: f64,
     /// How often somebody looked at a step that fails again and again.
     looked: BTreeMap<(RunId, StepName), u32>,
     pub(super) stats: Stats,
@@ -149,6 +151,7 @@ impl<'p> World<'p> {
             lives: 0,
             asked: 0,
             rests: 0,
+            longest: 0.0,
             looked: BTreeMap::new(),
             stats: Stats::default(),
         };

@@ -119,6 +119,7 @@ impl<'a> Children<'a> {
         };
         let info = StageInfo {
             bound: false,
+            prerequisites: &[],
             name: claim_name,
             version: 1,
             claim: data.claim,

@@ -63,6 +63,12 @@ impl Ledger {
         found
     }
 
+    /// Whether anything that needs a step can expire.
+    pub(in super::super) fn expires_behind(&self, ix: StepIx) -> bool {
+        let mut behind = self.dependents(ix).into_iter();
+        behind.any(|ix| self.graph.step(ix).valid_until.is_some())
+    }
+
     fn undo(&mut self, steps: &BTreeSet<StepIx>) {
         // A step whose needs were met has begun its visit, and one that is through without them.
         let begun = |ix: &StepIx| self.has_begun((*ix, None)).is_ok();

@@ -7,9 +7,6 @@ use crate::rows::{run_row, step_row};
 use crate::run::StepStatus;
 use crate::testing::sim::stages::given;
 
-/// A run's turn among those that wait for the same stage: higher priority, then what expires sooner.
-type Urgency = (std::cmp::Reverse<i32>, u64);
-
 impl World<'_> {
     /// The rows of a run are the fold of its entries, and say what the ledger says.
     pub(super) fn rows_are_folds(&self, run: &RunId) -> Result<(), String> {
@@ -90,10 +87,13 @@ impl World<'_> {
             ledger
                 .apply(&append.entry)
                 .map_err(|why| format!("{run}: {why}"))?;
-            started.extend(append.entry.events.iter().filter_map(|event| match event {
-                Event::AttemptStarted { step, .. } => Some((run.clone(), step.clone())),
-                _ => None,
-            }));
+            for event in &append.entry.events {
+                match event {
+                    Event::AttemptStarted { step, .. } => started.push((run.clone(), step.clone())),
+                    Event::AttemptSucceeded { seconds, .. } => self.longest = self.longest.max(*seconds),
+                    _ => {}
+                }
+            }
         }
         self.nothing_leaks()?;
         self.the_urgent_go_first(&started)
@@ -120,20 +120,24 @@ impl World<'_> {
             let stage = ledger.graph.step(ix).stage.as_ref();
             stage.map(|stage| stage.name.clone())
         };
-        let urgency = |ledger: &Ledger, ix: StepIx| -> Urgency {
-            let until = ledger.steps[ix.get()].valid_until.unwrap_or(u64::MAX);
-            (std::cmp::Reverse(ledger.priority), until)
-        };
+        let until = |ledger: &Ledger, ix: StepIx| ledger.steps[ix.get()].valid_until.unwrap_or(u64::MAX);
+        // By how much what is expected of one step may differ from another's, however it is learned.
+        let about = (self.longest * 1000.0).ceil() as u64;
         for (run, step) in started {
             let ledger = &self.foreseen[run];
             let (ix, _) = ledger.find(step)?;
+            let expires_later = ledger.expires_behind(ix);
             for (other_run, other) in &self.foreseen {
                 for (at, _) in other.graph.steps() {
                     if stage(other, at) != stage(ledger, ix) || !other.could_start(at) {
                         continue;
                     }
-                    if urgency(other, at) < urgency(ledger, ix) {
+                    let sooner = until(other, at).saturating_add(about) < until(ledger, ix) && !expires_later;
+                    if other.priority > ledger.priority || (other.priority == ledger.priority && sooner) {
                         return Err(format!("{step} of {run} overtakes step {} of {other_run}", at.0));
+                    }
+                    if other.priority == ledger.priority && until(other, at) < u64::MAX {
+                        self.stats.count("waits although it expires");
                     }
                     self.stats.count("made to wait");
                 }

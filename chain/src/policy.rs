@@ -43,6 +43,12 @@ pub const FINALITY: ChainEpoch = 900;
 pub const TICKET_LOOKBACK: ChainEpoch = DAY + FINALITY;
 /// How long after its pre-commit an interactive sector may be proved.
 pub const PROVE_COMMIT_WITHIN: ChainEpoch = 30 * DAY + 150;
+
+/// The same on a network with another challenge delay: the last epoch at which a sector that was pre-committed at `precommit`
+/// may be proved, by the rule of actors v18 and v19.
+pub fn prove_commit_by(precommit: ChainEpoch, challenge_delay: ChainEpoch) -> ChainEpoch {
+    precommit.saturating_add(30 * DAY).saturating_add(challenge_delay)
+}
 /// The shortest time for which a sector is committed.
 pub const LIFETIME_MIN: ChainEpoch = 180 * DAY;
 /// How far ahead of now a sector may expire.
@@ -158,6 +164,14 @@ mod tests {
                 "{proof:?}"
             );
         }
+        let short = Policy {
+            pre_commit_challenge_delay: 10,
+            ..Policy::default()
+        };
+        let proof = RegisteredSealProof::from(8);
+        let within = fil_actor_miner_state::v19::max_prove_commit_duration(&short, proof);
+        assert_eq!(within, Some(prove_commit_by(7, 10) - 7));
+        assert_eq!(prove_commit_by(0, 150), PROVE_COMMIT_WITHIN);
     }
 
     #[test]

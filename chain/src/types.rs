@@ -22,6 +22,8 @@ pub use fvm_shared::sector::{
 };
 pub use fvm_shared::{ActorID, MethodNum};
 
+/// Parameters, results and state of the built-in market.
+pub use fil_actor_market_state::v19 as market;
 /// Parameters, results and state of the miner actor.
 pub use fil_actor_miner_state::v19 as miner;
 /// Parameters, results and state of the power actor.

@@ -281,6 +281,10 @@ pub struct PieceSource {
     /// The piece CID that was agreed on (`baga…`); the data must match it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cid: Option<String>,
+    /// The deal of the built-in market that the piece is for: the market is told when the sector is active. Without one the
+    /// piece is onboarded directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deal: Option<u64>,
 }
 
 impl<'de> Deserialize<'de> for PieceSource {
@@ -295,6 +299,7 @@ impl<'de> Deserialize<'de> for PieceSource {
             pledge: bool,
             padded_bytes: Option<u64>,
             cid: Option<String>,
+            deal: Option<u64>,
         }
         let full = match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::String(text) if text == "pledge" => Full {
@@ -322,6 +327,7 @@ impl<'de> Deserialize<'de> for PieceSource {
             pledge,
             padded_bytes,
             cid,
+            deal,
         } = full;
         let sources = usize::from(path.is_some()) + usize::from(url.is_some()) + usize::from(pledge);
         if sources != 1 {
@@ -332,6 +338,9 @@ impl<'de> Deserialize<'de> for PieceSource {
                 "`padded_bytes` must be a power of two of at least 128",
             ));
         }
+        if pledge && deal.is_some() {
+            return Err(D::Error::custom("`pledge` is for no deal"));
+        }
         Ok(Self {
             path,
             url,
@@ -339,6 +348,7 @@ impl<'de> Deserialize<'de> for PieceSource {
             pledge,
             padded_bytes,
             cid,
+            deal,
         })
     }
 }
@@ -394,6 +404,7 @@ mod tests {
             json!([{}]),
             json!([{"path": "a", "pledge": true}]),
             json!([{"path": "a", "padded_bytes": 100}]),
+            json!([{"pledge": true, "deal": 7}]),
         ] {
             assert!(serde_json::from_value::<Pieces>(bad).is_err());
         }

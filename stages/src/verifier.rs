@@ -225,7 +225,7 @@ impl Verifier for ProofsVerifier {
 }
 
 /// The library's name of a seal type.
-fn seal_type(proof: types::RegisteredSealProof) -> Option<RegisteredSealProof> {
+pub(crate) fn seal_type(proof: types::RegisteredSealProof) -> Option<RegisteredSealProof> {
     use RegisteredSealProof::*;
     let all = [
         StackedDrg2KiBV1,

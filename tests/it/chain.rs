@@ -113,14 +113,19 @@ fn on_chain_home(network: &Devnet) -> Home {
 
 /// Makes a miner of a name, and gives its address. Asked for again by the same name it is the same miner.
 fn miner(home: &Home, network: &Devnet, name: &str) -> String {
-    let (owner, worker) = (network.address("owner"), network.address("worker"));
+    miner_with(home, network, name, &network.address("worker"))
+}
+
+/// The same with a worker of its own.
+fn miner_with(home: &Home, network: &Devnet, name: &str, worker: &str) -> String {
+    let owner = network.address("owner");
     let create = [
         "miner",
         "create",
         "--owner",
         &owner,
         "--worker",
-        &worker,
+        worker,
         "--sector-size",
         "2KiB",
         "--key",
@@ -307,6 +312,147 @@ fn an_expired_precommit_gives_its_pieces_to_a_new_run() {
     let other = shown(other["run"].as_str().unwrap());
     assert_eq!(other["params"]["pieces"], shown(&run)["params"]["pieces"]);
     home.ok(&["run", "cancel", other["run"].as_str().unwrap()]);
+    daemon.stop();
+    home.check_store();
+}
+
+/// The workflow `seal` for one sector, in which proofs are made and judged when somebody says so.
+fn seal_with_held_proofs(home: &Home) {
+    seal_in_batches_of(home, 1);
+    let file = home.path().join("workflows/seal.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for step in ["c2", "verify_seal"] {
+        let head = format!("[steps.{step}]\n");
+        assert!(text.contains(&head), "{text}");
+        text = text.replace(&head, &format!("{head}wait = {{ signal = \"{step}\" }}\n"));
+    }
+    std::fs::write(&file, text).unwrap();
+}
+
+#[test]
+fn trouble_and_reorgs_under_a_whole_sealing_leave_one_message_of_each_kind() {
+    let place = Home::new();
+    let network = Devnet::start(&place);
+    let home = on_chain_home(&network);
+    let config = home.path().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let limited = text.replace("[wallet]", "base_fee_max = \"5 nanoFIL\"\n[wallet]");
+    std::fs::write(&config, limited).unwrap();
+    seal_with_held_proofs(&home);
+    // The worker has a key that the network does not know yet.
+    let worker = home.ok(&["wallet", "new", "bls"]).trim().to_owned();
+    let daemon = home.daemon();
+    let miner = miner_with(&home, &network, "mine", &worker);
+    let data = home.file("data.bin", 1500);
+    let params = [
+        format!("miner={miner}"),
+        "proof_type=StackedDrg2KiBV1_1".to_owned(),
+        format!("pieces={}", json!([data])),
+    ];
+    network.call("Devnet.Pause", json!([]));
+    let run = home.start("seal", &params);
+    let shown = || home.json(&["run", "show", &run, "--json"]);
+    let status = |name: &str| step(&shown(), name)["status"].as_str().unwrap().to_owned();
+    let mine = |epochs: u64| network.call("Devnet.Mine", json!([epochs]));
+    let reorg = |depth: u64, keep: bool| network.call("Devnet.Reorg", json!([depth, keep]));
+    let height = || network.call("ChainHead", json!([]))["Height"].as_u64().unwrap();
+    let until = |name: &str, wanted: &str| {
+        wait_for(&format!("{name} to be {wanted}"), || {
+            mine(1);
+            let shown = shown();
+            let ended = ["paused", "failed", "cancelled"].contains(&shown["status"].as_str().unwrap());
+            assert!(!ended, "{shown}\n{}", home.daemon_log());
+            step(&shown, name)["status"] == wanted
+        });
+    };
+    // Until the newest message of a method is as far as that.
+    let message = |method: &str, state: &str| {
+        wait_for(&format!("{method} to be {state}"), || {
+            mine(1);
+            let listed = home.json(&["message", "list", "--json"]);
+            let mut all = listed["messages"].as_array().unwrap().iter().rev();
+            all.find(|one| one["method"] == method)
+                .is_some_and(|one| one["state"] == state)
+        });
+    };
+    // What waits says for what, and goes on when that has come.
+    let explained = |words: &str| {
+        wait_for(words, || {
+            mine(1);
+            let why = home.json(&["run", "explain", &run, "--json"]);
+            let steps = why["steps"].as_array().unwrap();
+            let mut steps = steps.iter().filter(|one| one["step"] == "submit_precommit");
+            steps.any(|one| one["conditions"].to_string().contains(words))
+        });
+    };
+    explained("insufficient_funds");
+    home.ok(&["wallet", "lock"]);
+    let spike = "50000000000";
+    network.call("Devnet.SetBaseFee", json!([spike]));
+    explained("the base fee is");
+    // 100 FIL.
+    network.call("Devnet.Fund", json!([worker, "100000000000000000000"]));
+    mine(8);
+    network.call("Devnet.SetBaseFee", json!(["100"]));
+    explained("wallet_locked");
+    let secret = home.path().join("passphrase");
+    home.ok(&["wallet", "unlock", "--passphrase-file", secret.to_str().unwrap()]);
+
+    // The pre-commit lands, is taken back and put elsewhere; lands, and is forgotten; both less deep than what is final.
+    message("PreCommitSectorBatch2", "landed");
+    reorg(2, true);
+    message("PreCommitSectorBatch2", "landed");
+    reorg(4, false);
+    until("submit_precommit", "succeeded");
+    let epoch = step(&shown(), "submit_precommit")["output"]["precommit_epoch"]
+        .as_u64()
+        .unwrap();
+    // While the seed is waited for.
+    reorg(3, true);
+    until("c2", "waiting");
+    let seed = step(&shown(), "seed")["output"].clone();
+    // Deeper than anybody waits: the pre-commit lands some epochs earlier, and with it the seed moves. A proof for the old one
+    // is worth nothing; which it would be, nobody will know.
+    reorg(height() - epoch + 3, true);
+    for (name, output) in [
+        ("c2", json!({"proof": "00"})),
+        ("verify_seal", json!({"verified": true})),
+    ] {
+        until(name, "waiting");
+        home.ok(&[
+            "run",
+            "override",
+            &run,
+            name,
+            "--output",
+            &output.to_string(),
+            "--why",
+            "a test",
+        ]);
+    }
+    wait_for("the way back to the seed", || {
+        mine(1);
+        step(&shown(), "seed")["visit"].as_u64() > Some(1)
+    });
+    until("c2", "waiting");
+    assert_ne!(step(&shown(), "seed")["output"], seed);
+    for name in ["c2", "verify_seal"] {
+        until(name, "waiting");
+        home.ok(&["run", "signal", &run, name]);
+    }
+    // The same for the proof's message.
+    message("ProveCommitSectors3", "landed");
+    reorg(2, true);
+    message("ProveCommitSectors3", "landed");
+    reorg(4, false);
+    until("finalize", "succeeded");
+    assert_eq!(status("submit_commit"), "succeeded");
+    wait_for("the end of the run", || shown()["status"] == "succeeded");
+    let found = on_chain(&network, &miner);
+    let methods: Vec<(u64, i64)> = found.iter().map(|one| (one.0, one.2)).collect();
+    assert_eq!(methods, [(28, 0), (34, 0)]);
+    let info = home.json(&["miner", "info", &miner, "--json"]);
+    assert_eq!(info["sectors"], 1, "{info}");
     daemon.stop();
     home.check_store();
 }

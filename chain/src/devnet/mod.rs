@@ -43,7 +43,7 @@ use self::core::Core;
 use folder::{Folder, Genesis, Keys};
 use log::Log;
 use rpc::auth::Secret;
-use vm::Network;
+use vm::{Network, PostCheck};
 
 pub use clock::Clock;
 pub use error::DevnetError;
@@ -121,6 +121,7 @@ impl Devnet {
             .map(|folder| Log::open(folder.chain()))
             .transpose()?;
         let net = Network {
+            post_check: PostCheck::default(),
             policy: profile.policy(),
             economics: profile::Economics::new(),
             verifier,

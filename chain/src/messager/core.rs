@@ -221,31 +221,38 @@ impl Core {
         !rests && !late && self.fees(intent).open_at(&self.base_fee)
     }
 
-    /// A record as people see it: one that waits, and does not say for what, is told it.
+    /// A record as people see it: one that waits says for what. What holds it back now goes before why it was refused when it was
+    /// tried last.
     pub fn told(&self, record: &Record) -> Record {
         let mut told = record.clone();
-        if record.state == State::Queued && record.note.is_empty() {
-            told.note = self.waits_for(record);
+        if record.state == State::Queued {
+            if let Some(held) = self.held_back(record) {
+                told.note = held;
+            } else if record.note.is_empty() {
+                told.note = self.waits_for(record);
+            }
         }
         told
     }
 
-    fn waits_for(&self, record: &Record) -> String {
+    /// Why it is not even tried.
+    fn held_back(&self, record: &Record) -> Option<String> {
         let (intent, sender) = (&record.intent, &record.intent.from);
         if self.sender(sender).forbidden {
-            return format!("nothing is sent from {sender}; `sealflow message allow {sender}` ends that");
+            let text = format!("nothing is sent from {sender}; `sealflow message allow {sender}` ends that");
+            return Some(text);
         }
         let fees = self.fees(intent);
-        if let Some(most) = fees
-            .base_fee_max
-            .as_ref()
-            .filter(|_| !fees.open_at(&self.base_fee))
-        {
-            return format!(
-                "the base fee is {} FIL, and messages wait while it is above {most} FIL",
-                self.base_fee
-            );
-        }
+        let most = fees.base_fee_max.as_ref();
+        let most = most.filter(|_| !fees.open_at(&self.base_fee))?;
+        Some(format!(
+            "the base fee is {} FIL, and messages wait while it is above {most} FIL",
+            self.base_fee
+        ))
+    }
+
+    fn waits_for(&self, record: &Record) -> String {
+        let sender = &record.intent.from;
         if !self.accounts.contains_key(sender) {
             return "no node has told yet what the sender's next nonce is".to_owned();
         }

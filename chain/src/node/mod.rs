@@ -33,3 +33,9 @@ pub use types::{
     NetworkParams, ParentMessage, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline,
     Receipt, SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
 };
+
+/// For the fuzz targets alone: reads what a node sends, and tells whether it can be read.
+#[cfg(feature = "fuzzing")]
+pub fn read_frame(text: &str) -> bool {
+    frames::read(text).is_ok()
+}

@@ -6,7 +6,7 @@ use std::fmt;
 use fvm_ipld_encoding::{from_slice, to_vec};
 
 use crate::address::{MARKET_ACTOR, POWER_ACTOR};
-use crate::types::{Address, MethodNum, Protocol, RawBytes, miner, power};
+use crate::types::{Address, MethodNum, Protocol, RawBytes, market, miner, power};
 
 use super::error::{BuildError, DecodeError};
 
@@ -169,6 +169,10 @@ calls! {
         ChangeMultiaddrs(miner::ChangeMultiaddrsParams) = Miner 18;
         /// Makes a miner; the value is its deposit.
         CreateMiner(power::CreateMinerParams) = Power 2;
+        /// Pays the value into the market's account of a client or a provider.
+        AddBalance(market::AddBalanceParams) = Market 2;
+        /// Publishes deals that clients signed.
+        PublishStorageDeals(market::PublishStorageDealsParams) = Market 4;
     }
     without {
         /// Makes a due change of the worker key effective.

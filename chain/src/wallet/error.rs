@@ -13,12 +13,12 @@ use super::policy::Denied;
 #[derive(Debug, thiserror::Error)]
 pub enum WalletError {
     /// The system refuses.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
+        /// What the system says. It is in the text, so it is no source of the error.
+        reason: std::io::Error,
     },
     /// Others may read what only the owner should.
     #[error("{} can be read by others (mode {mode:o}); run `chmod go-rwx {}`", path.display(), path.display())]
@@ -88,9 +88,9 @@ pub enum WalletError {
 
 impl WalletError {
     pub(super) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        |source| Self::Io {
+        |reason| Self::Io {
             path: path.to_owned(),
-            source,
+            reason,
         }
     }
 }

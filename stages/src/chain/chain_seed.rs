@@ -1,6 +1,6 @@
 //! Waits until the seed of a pre-committed sector is known, and draws it from the chain: the beacon's randomness of the
-//! epoch that comes the network's challenge delay after the pre-commit. A few epochs more are waited for, against
-//! reorganisations.
+//! epoch that comes the network's challenge delay after the pre-commit, as the chain shows it now. A few epochs more are waited
+//! for, against reorganisations.
 //!
 //! **Reads** the chain.
 //!
@@ -8,10 +8,12 @@
 //!
 //! **Costs** nothing while it waits.
 //!
-//! **Fails** with `no_chain`, `number_burned` (permanent: the pre-commit expired), `precommit_gone` (rewind) if the chain does
-//! not know the pre-commit any more, and with the failures of nodes, such as `node_unreachable` (transient).
+//! **Fails** with `no_chain`, `number_burned` (permanent: no proof can come in time any more, or the pre-commit expired),
+//! `precommit_gone` (transient: nodes put the message of a reverted pre-commit back) if the chain does not know the pre-commit,
+//! and with the failures of nodes, such as `node_unreachable` (transient).
 
 use schemars::JsonSchema;
+use sealflow_chain::policy::prove_commit_by;
 use sealflow_chain::randomness::Tag;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
@@ -19,7 +21,7 @@ use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Chain, address, node, precommit_gone, until};
+use super::{Chain, address, expires_at, node, precommit_gone, too_late, until};
 use crate::proofs;
 use crate::types::{ActorId, SectorNumber, Seed};
 
@@ -44,6 +46,9 @@ pub struct Output {
     pub seed: Seed,
     /// The epoch that it is of.
     pub seed_epoch: i64,
+    /// When a proof for it must have come to its end, in milliseconds since 1970: three days after the chain takes it no more,
+    /// because a message that was sent in time may not be final yet, and nodes may be away.
+    pub expires_at: u64,
 }
 
 /// See the module.
@@ -69,16 +74,24 @@ impl Stage for ChainSeed {
         let client = &access.client;
         let params = client.network_params().await.map_err(node)?;
         let head = client.chain_head().await.map_err(node)?;
-        let epoch = input.precommit_epoch + params.pre_commit_challenge_delay;
+        let delay = params.pre_commit_challenge_delay;
+        let told = input.precommit_epoch + delay + CONFIDENCE;
+        if head.height < told {
+            return until(access, &head, told).await;
+        }
+        let (miner, number) = (address(input.miner), input.sector.0);
+        let found = client.precommit(&miner, number, &head.key).await;
+        let Some(found) = found.map_err(node)? else {
+            let allocated = client.allocated(&miner, &head.key).await.map_err(node)?;
+            return Err(precommit_gone(allocated.get(number), number));
+        };
+        if too_late(&head, found.pre_commit_epoch, delay) {
+            return Err(precommit_gone(true, number));
+        }
+        // A reorganisation may have moved it.
+        let epoch = found.pre_commit_epoch + delay;
         if head.height < epoch + CONFIDENCE {
             return until(access, &head, epoch + CONFIDENCE).await;
-        }
-        let miner = address(input.miner);
-        let found = client.precommit(&miner, input.sector.0, &head.key).await;
-        let found = found.map_err(node)?;
-        if found.is_none_or(|found| found.pre_commit_epoch != input.precommit_epoch) {
-            let allocated = client.allocated(&miner, &head.key).await.map_err(node)?;
-            return Err(precommit_gone(allocated.get(input.sector.0), input.sector.0));
         }
         let tag = Tag::SealSeed;
         let seed = client
@@ -88,6 +101,11 @@ impl Stage for ChainSeed {
         Ok(Outcome::Done(Output {
             seed: Seed(seed),
             seed_epoch: epoch,
+            expires_at: expires_at(
+                &head,
+                prove_commit_by(found.pre_commit_epoch, delay),
+                params.block_delay_secs,
+            ),
         }))
     }
 }

@@ -11,7 +11,7 @@
 //! `node_unreachable` (transient).
 
 use schemars::JsonSchema;
-use sealflow_chain::policy::FINALITY;
+use sealflow_chain::policy::{FINALITY, TICKET_LOOKBACK};
 use sealflow_chain::randomness::Tag;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::resource::Need;
@@ -19,7 +19,7 @@ use sealflow_engine::stage::{Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Chain, node, until};
+use super::{Chain, expires_at, node, until};
 use crate::proofs;
 use crate::types::{ActorId, Ticket};
 
@@ -40,6 +40,9 @@ pub struct Output {
     pub ticket: Ticket,
     /// The epoch that it is of.
     pub ticket_epoch: i64,
+    /// When a pre-commit with it must have come to its end, in milliseconds since 1970: three days after the chain takes it no
+    /// more, because a message that was sent in time may not be final yet, and nodes may be away.
+    pub expires_at: u64,
 }
 
 /// See the module.
@@ -76,9 +79,11 @@ impl Stage for ChainTicket {
             .randomness(Tag::SealTicket, epoch, Some(input.miner.0), &head.key)
             .await
             .map_err(node)?;
+        let block_secs = client.network_params().await.map_err(node)?.block_delay_secs;
         Ok(Outcome::Done(Output {
             ticket: Ticket(ticket),
             ticket_epoch: epoch,
+            expires_at: expires_at(&head, epoch + TICKET_LOOKBACK, block_secs),
         }))
     }
 }

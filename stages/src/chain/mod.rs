@@ -10,16 +10,17 @@ mod together;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use filecoin_proofs_api::RegisteredSealProof as LibraryProof;
 use sealflow_chain::control::ControlBook;
 use sealflow_chain::failure as chain_failure;
 use sealflow_chain::messager::Messager;
 use sealflow_chain::node::{Client, NodeError, TipSet};
+use sealflow_chain::policy::prove_commit_by;
 use sealflow_chain::types::{Address, ChainEpoch, RegisteredSealProof};
 use sealflow_engine::failure::{Failure, FailureClass};
 use sealflow_engine::stage::{Outcome, Wake};
 
 use crate::types::{ActorId, SealProof};
+use crate::verifier::seal_type;
 
 /// A node to ask and a messager to send by; none where no chain is configured. Cheap to clone.
 #[derive(Clone, Default)]
@@ -101,23 +102,12 @@ fn address(miner: ActorId) -> Address {
     Address::new_id(miner.0)
 }
 
-/// The proof type as the chain names it: V1_1 of the five sizes are 5 to 9, with synthetic proofs 10 to 14.
+/// The proof type as the chain names it: V1_1 of the five sizes are 5 to 9, with synthetic proofs 10 to 14. No other can be
+/// sealed.
 fn seal_proof(proof: SealProof) -> RegisteredSealProof {
-    let number = match proof.0 {
-        LibraryProof::StackedDrg2KiBV1_1 => 5,
-        LibraryProof::StackedDrg8MiBV1_1 => 6,
-        LibraryProof::StackedDrg512MiBV1_1 => 7,
-        LibraryProof::StackedDrg32GiBV1_1 => 8,
-        LibraryProof::StackedDrg64GiBV1_1 => 9,
-        LibraryProof::StackedDrg2KiBV1_1_Feat_SyntheticPoRep => 10,
-        LibraryProof::StackedDrg8MiBV1_1_Feat_SyntheticPoRep => 11,
-        LibraryProof::StackedDrg512MiBV1_1_Feat_SyntheticPoRep => 12,
-        LibraryProof::StackedDrg32GiBV1_1_Feat_SyntheticPoRep => 13,
-        LibraryProof::StackedDrg64GiBV1_1_Feat_SyntheticPoRep => 14,
-        // No other can be sealed (`SealProof`).
-        _ => -1,
-    };
-    RegisteredSealProof::from(number)
+    let mut numbers = (5..=14).map(RegisteredSealProof::from);
+    let found = numbers.find(|one| seal_type(*one) == Some(proof.0));
+    found.unwrap_or_else(|| RegisteredSealProof::from(-1))
 }
 
 /// The longest and the shortest time between two looks at the chain.
@@ -143,13 +133,31 @@ fn after<T>(wait: Duration) -> Outcome<T> {
     Outcome::Park(Wake::At(at))
 }
 
-/// A pre-commit is gone: its number was given for ever where it expired, and is free where the chain forgot it.
+/// How long after the last epoch at which it may land a message may still come to its end.
+const AFTERWARDS: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// When a message that may land until an epoch must have come to its end, in milliseconds since 1970: some days later, because
+/// it may not be final yet, and nodes may be away. By this machine's clock: a network of one's own may stand still.
+fn expires_at(head: &TipSet, last: ChainEpoch, block_secs: u64) -> u64 {
+    let left = u64::try_from(last - head.height).unwrap_or(0);
+    let left = Duration::from_secs(left.saturating_mul(block_secs)) + AFTERWARDS;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from((now + left).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether no block after this head may prove a sector that was pre-committed at an epoch.
+fn too_late(head: &TipSet, precommit_epoch: ChainEpoch, challenge_delay: ChainEpoch) -> bool {
+    head.height >= prove_commit_by(precommit_epoch, challenge_delay)
+}
+
+/// A pre-commit is gone: its number was given for ever where it expired, and is free where the chain forgot it. Nodes put the
+/// messages of reverted tipsets back into their pools, so it may come again.
 fn precommit_gone(burned: bool, sector: u64) -> Failure {
     if burned {
         let text = format!("the pre-commit of sector {sector} expired, and its number cannot be used again");
         return Failure::permanent("number_burned", text);
     }
-    Failure::rewind(
+    Failure::transient(
         "precommit_gone",
         format!("the chain has no pre-commit of sector {sector}"),
     )

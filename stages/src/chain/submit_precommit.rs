@@ -26,7 +26,7 @@ use sealflow_engine::stage::{BatchStage, Claim, Outcome, Stage, StageContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::together::{Sectors, Verdicts, View, alone, together};
+use super::together::{Sectors, Verdicts, View, alone, not_shown, together};
 use super::{Chain, node, precommit_gone, seal_proof};
 use crate::proofs;
 use crate::types::{ActorId, CommD, CommR, PieceInfo, SealProof, SectorNumber};
@@ -125,11 +125,7 @@ impl Sectors for Precommits {
     }
 
     async fn there(view: &View<'_>, input: &Input) -> Result<Option<Output>, Failure> {
-        let found = view
-            .client
-            .precommit(&view.miner, input.sector.0, &view.head.key)
-            .await
-            .map_err(node)?;
+        let found = view.precommit(input.sector.0).await?;
         let sealed = commitment::sealed_cid(&input.comm_r.0).map_err(bad_cid)?;
         let ours = found.filter(|found| found.info.sealed_cid == sealed);
         Ok(ours.map(|found| Output {
@@ -149,9 +145,7 @@ impl Sectors for Precommits {
             return Err(Failure::rewind("ticket_expired", text));
         }
         if view.allocated.get(number) {
-            let known = view.client.precommit(&view.miner, number, &view.head.key).await;
-            let sector = view.client.sector(&view.miner, number, &view.head.key).await;
-            if known.map_err(node)?.is_some() || sector.map_err(node)?.is_some() {
+            if view.precommit(number).await?.is_some() || view.sector(number).await?.is_some() {
                 let text = format!("another sector has the number {number}");
                 return Err(Failure::permanent("sector_number_taken", text));
             }
@@ -207,17 +201,10 @@ impl Sectors for Precommits {
     }
 
     async fn landed(view: &View<'_>, input: &Input, landing: &Landing) -> Result<Output, Failure> {
-        let found = view
-            .client
-            .precommit(&view.miner, input.sector.0, &view.head.key)
-            .await
-            .map_err(node)?;
+        let found = view.precommit(input.sector.0).await?;
         let Some(found) = found else {
-            let text = format!(
-                "message {} landed, but the chain has no pre-commit of sector {}",
-                landing.cid, input.sector.0
-            );
-            return Err(Failure::transient("precommit_gone", text));
+            let what = format!("the pre-commit of sector {}", input.sector.0);
+            return Err(not_shown("precommit_gone", landing, &what));
         };
         Ok(Output {
             precommit_cid: Some(landing.cid.to_string()),

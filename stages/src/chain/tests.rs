@@ -10,23 +10,28 @@ use sealflow_chain::control::ControlBook;
 use sealflow_chain::devnet::{
     Clock, Devnet, DevnetConfig, Permission, Piece, PostClaim, Profile, SealClaim, UpdateClaim, Verifier,
 };
+use sealflow_chain::json::Form;
 use sealflow_chain::messager::{
-    Batch, FeeBook, FeePolicy, Intent, Key, Loaded, MemoryStore, MessageStore, Messager, MessagerConfig,
-    Record, State, StoreError, start,
+    Batch, FeeBook, FeePolicy, Intent, Key, Landing, Loaded, MemoryStore, MessageStore, Messager,
+    MessagerConfig, Record, State, StoreError, start,
 };
 use sealflow_chain::node::{Client, ClientConfig, Endpoint, FollowConfig, TipSetKey};
-use sealflow_chain::params::{MinerCreation, create_miner};
+use sealflow_chain::params::{Call, MinerCreation, create_miner};
 use sealflow_chain::randomness::Tag;
-use sealflow_chain::types::{Address, RegisteredPoStProof, RegisteredSealProof, TokenAmount, miner, power};
+use sealflow_chain::types::{
+    Address, PaddedPieceSize, RegisteredPoStProof, RegisteredSealProof, Signature, TokenAmount, market,
+    miner, power,
+};
 use sealflow_chain::wallet::{KdfCost, KeyType, Passphrase, Policy, Wallet, WalletConfig};
 use sealflow_engine::artifact::Stores;
 use sealflow_engine::failure::Failure;
 use sealflow_engine::id::{AttemptKey, RunId, StepName, Subject};
-use sealflow_engine::stage::{BatchStage, Outcome, StageContext};
+use sealflow_engine::stage::{BatchStage, Outcome, Stage, StageContext};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::chain_seed::ChainSeed;
 use super::submit_commit::SubmitCommit;
 use super::submit_precommit::SubmitPrecommit;
 use super::{Access, Chain};
@@ -68,8 +73,10 @@ impl Verifier for Claims {
         false
     }
 
-    fn comm_d(&self, _: RegisteredSealProof, _: &[Piece]) -> Option<[u8; 32]> {
-        None
+    fn comm_d(&self, _: RegisteredSealProof, pieces: &[Piece]) -> Option<[u8; 32]> {
+        let mut comm: [u8; 32] = Sha256::digest(format!("{pieces:?}")).into();
+        comm[31] &= 0x3f;
+        Some(comm)
     }
 }
 
@@ -124,7 +131,7 @@ impl World {
         let client = Arc::new(Client::new(ClientConfig::new(vec![endpoint])).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let policy = "[[allow]]\nkeys = [\"any\"]\nto = [\"any\"]\nmax_value = \"1000 FIL\"\n\
-                      methods = [\"CreateMiner\", \"PreCommitSectorBatch2\", \"ProveCommitSectors3\"]\n";
+                      methods = [\"CreateMiner\", \"PreCommitSectorBatch2\", \"ProveCommitSectors3\", \"AddBalance\", \"PublishStorageDeals\"]\n";
         let wallet = Wallet::open(WalletConfig {
             dir: folder.path().join("wallet"),
             policy: Policy::parse(policy).unwrap(),
@@ -224,14 +231,32 @@ impl World {
             multiaddrs: Vec::new(),
         })
         .unwrap();
-        let key = Key::try_from(format!("miner/{name}")).unwrap();
+        let deposit = self.client.creation_deposit(&HEAD).await.unwrap();
+        let to = sealflow_chain::address::POWER_ACTOR;
+        let landing = self
+            .sent(&format!("miner/{name}"), (owner, to), deposit, &creation)
+            .await;
+        let made: power::CreateMinerReturn =
+            sealflow_chain::message::returned(&landing.receipt.returned).unwrap();
+        made.id_address
+    }
+
+    /// Sends a message, and waits until it is final.
+    async fn sent(
+        &self,
+        name: &str,
+        (from, to): (Address, Address),
+        value: TokenAmount,
+        call: &Call,
+    ) -> Landing {
+        let key = Key::try_from(name.to_owned()).unwrap();
         let intent = Intent {
             key: key.clone(),
-            from: owner,
-            to: sealflow_chain::address::POWER_ACTOR,
-            value: self.client.creation_deposit(&HEAD).await.unwrap(),
-            method: creation.number(),
-            params: creation.params().unwrap(),
+            from,
+            to,
+            value,
+            method: call.number(),
+            params: call.params().unwrap(),
             fees: FeePolicy::default(),
             expires: None,
         };
@@ -239,12 +264,11 @@ impl World {
         for _ in 0..1000 {
             self.mine(1).await;
             if let State::Final(landing) = self.record(&key).await.state {
-                let made: power::CreateMinerReturn =
-                    sealflow_chain::message::returned(&landing.receipt.returned).unwrap();
-                return made.id_address;
+                assert!(landing.receipt.exit_code.is_success(), "{landing:?}");
+                return landing;
             }
         }
-        panic!("there is no miner");
+        panic!("{name} does not land");
     }
 
     async fn record(&self, key: &Key) -> Record {
@@ -321,6 +345,25 @@ impl World {
         })
     }
 
+    /// One look for the seed of a sector that was pre-committed at an epoch; nothing while it is waited for.
+    async fn seed(
+        &self,
+        miner: Address,
+        sector: u64,
+        precommit_epoch: i64,
+    ) -> Option<Result<Value, Failure>> {
+        let stage = ChainSeed {
+            chain: self.chain.clone(),
+        };
+        let input = json!({"miner": miner.to_string(), "sector": sector, "precommit_epoch": precommit_epoch});
+        let input = serde_json::from_value(input).unwrap();
+        match stage.run(&context(1, "seed"), input).await {
+            Ok(Outcome::Done(output)) => Some(Ok(serde_json::to_value(output).unwrap())),
+            Ok(Outcome::Park(_)) => None,
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
     /// What a run of this sector gives to the commit.
     async fn proved(&self, miner: Address, sector: u64) -> Value {
         let id = miner.id().unwrap();
@@ -337,18 +380,19 @@ impl World {
             .await
             .unwrap()
             .pre_commit_challenge_delay;
+        let declared = found.info.unsealed_cid;
         let claim = SealClaim {
-            proof_type: SEAL,
+            proof_type: RegisteredSealProof::from(found.info.seal_proof),
             miner: id,
             sector,
             comm_r: comm_r(sector),
-            comm_d: comm_d(),
+            comm_d: declared.map_or_else(comm_d, |cid| commitment::comm_d(&cid).unwrap()),
             ticket: draw(Tag::SealTicket, found.info.seal_rand_epoch).await.unwrap(),
             seed: draw(Tag::SealSeed, found.pre_commit_epoch + delay).await.unwrap(),
         };
         json!({
             "proof_type": "StackedDrg2KiBV1_1", "miner": miner.to_string(), "sector": sector,
-            "proof": hex::encode(proof_of(&claim)), "piece_infos": [],
+            "proof": hex::encode(proof_of(&claim)), "piece_infos": [], "seed": hex::encode(claim.seed),
         })
     }
 
@@ -556,6 +600,234 @@ async fn an_expired_precommit_burned_its_number() {
     let told = world.settle(&world.precommits(), 3, &[again]).await;
     assert_eq!(code(&told[0]), "number_burned", "{told:?}");
     world.each_once(34, miner, &[], 0).await;
+}
+
+#[tokio::test]
+async fn synthetic_and_other_proofs_go_in_messages_of_their_own() {
+    let world = World::new().await;
+    let miner = world.miner("one", world.address("worker")).await;
+    let mut inputs = [world.sealed(miner, 1).await, world.sealed(miner, 2).await];
+    let synthetic = json!("StackedDrg2KiBV1_1_Feat_SyntheticPoRep");
+    inputs[1]["proof_type"] = synthetic.clone();
+    let told = world.settle(&world.precommits(), 1, &inputs).await;
+    assert!(told.iter().all(|verdict| code(verdict).is_empty()), "{told:?}");
+    world.each_once(28, miner, &[1, 2], 1).await;
+    world.mine(12).await;
+    let mut proofs = [world.proved(miner, 1).await, world.proved(miner, 2).await];
+    proofs[1]["proof_type"] = synthetic;
+    let told = world.settle(&world.commits(), 2, &proofs).await;
+    let codes: Vec<&str> = told.iter().map(code).collect();
+    assert_eq!(codes, ["", "left_out"], "{told:?}");
+    let told = world.settle(&world.commits(), 3, &proofs[1..]).await;
+    assert_eq!(code(&told[0]), "", "{told:?}");
+    world.each_once(34, miner, &[1, 2], 2).await;
+}
+
+#[tokio::test]
+async fn a_piece_begins_the_deal_that_it_is_for() {
+    let world = World::new().await;
+    let (worker, client) = (world.address("worker"), world.address("owner"));
+    let miner = world.miner("one", worker).await;
+    let market_actor = sealflow_chain::address::MARKET_ACTOR;
+    for of in [client, miner] {
+        let call = Call::AddBalance(market::AddBalanceParams {
+            provider_or_client: of,
+        });
+        let name = format!("balance/{of}");
+        world
+            .sent(&name, (worker, market_actor), TokenAmount::from_whole(3), &call)
+            .await;
+    }
+    let piece = Piece {
+        comm_p: [7; 32],
+        size: PaddedPieceSize(2048),
+    };
+    let begin = world.height().await + 1000;
+    let proposal = market::DealProposal {
+        piece_cid: commitment::unsealed_cid(&piece.comm_p).unwrap(),
+        piece_size: piece.size,
+        verified_deal: false,
+        client,
+        provider: miner,
+        label: market::Label::String(String::new()),
+        start_epoch: begin,
+        end_epoch: begin + sealflow_chain::policy::LIFETIME_MIN,
+        storage_price_per_epoch: TokenAmount::from_atto(1),
+        provider_collateral: TokenAmount::from_whole(1),
+        client_collateral: TokenAmount::from_atto(0),
+    };
+    let bytes = sealflow_chain::types::RawBytes::serialize(&proposal).unwrap();
+    let asked = json!([client.to_string(), Form(bytes.bytes().to_vec())]);
+    let signature = world.command("WalletSign", asked).await;
+    let Form(bytes): Form<Vec<u8>> = serde_json::from_value(signature["Data"].clone()).unwrap();
+    let client_signature = Signature::new_bls(bytes);
+    let deals = vec![market::ClientDealProposal {
+        proposal,
+        client_signature,
+    }];
+    let call = Call::PublishStorageDeals(market::PublishStorageDealsParams { deals });
+    world
+        .sent(
+            "publish",
+            (worker, market_actor),
+            TokenAmount::from_atto(0),
+            &call,
+        )
+        .await;
+    // A sector with the piece.
+    let info =
+        json!([{"comm_p": hex::encode(piece.comm_p), "padded_bytes": 2048, "offset": 0, "data_bytes": 2032}]);
+    let mut input = world.sealed(miner, 1).await;
+    input["comm_d"] = json!(hex::encode(Claims.comm_d(SEAL, &[piece]).unwrap()));
+    input["piece_infos"] = info.clone();
+    let told = world.settle(&world.precommits(), 1, &[input]).await;
+    assert_eq!(code(&told[0]), "", "{told:?}");
+    world.mine(12).await;
+    let mut proof = world.proved(miner, 1).await;
+    proof["piece_infos"] = info;
+    proof["require_deals"] = json!(true);
+    let deal = || async { world.command("StateMarketStorageDeal", json!([0, []])).await };
+    // Of another deal, and of a list that does not fit.
+    proof["pieces"] = json!([{"path": "a", "deal": 9}]);
+    let told = world.settle(&world.commits(), 2, &[proof.clone()]).await;
+    assert!(!code(&told[0]).is_empty(), "{told:?}");
+    proof["pieces"] = json!([{"path": "a", "deal": 0}, "b"]);
+    let told = world.settle(&world.commits(), 3, &[proof.clone()]).await;
+    assert_eq!(code(&told[0]), "bad_message", "{told:?}");
+    assert_eq!(deal().await["State"]["SectorStartEpoch"], -1);
+    proof["pieces"] = json!([{"path": "a", "deal": 0}, "pledge"]);
+    let told = world.settle(&world.commits(), 4, &[proof]).await;
+    assert_eq!(code(&told[0]), "", "{told:?}");
+    let begun = deal().await;
+    assert_eq!(begun["State"]["SectorNumber"], 1, "{begun}");
+    assert!(begun["State"]["SectorStartEpoch"].as_i64() > Some(0), "{begun}");
+    world.each_once(34, miner, &[1], 1).await;
+}
+
+/// The last epoch at which a sector may be proved, on this network.
+async fn latest(world: &World, miner: Address, sector: u64) -> i64 {
+    let found = world.client.precommit(&miner, sector, &HEAD).await.unwrap();
+    let params = world.client.network_params().await.unwrap();
+    let delay = params.pre_commit_challenge_delay;
+    sealflow_chain::policy::prove_commit_by(found.unwrap().pre_commit_epoch, delay)
+}
+
+#[tokio::test]
+async fn a_proof_that_cannot_be_in_time_is_neither_made_nor_sent() {
+    let world = World::new().await;
+    let miner = world.miner("one", world.address("worker")).await;
+    let inputs = [world.sealed(miner, 1).await, world.sealed(miner, 2).await];
+    let told = world.settle(&world.precommits(), 1, &inputs).await;
+    let epoch = told[0].as_ref().unwrap()["precommit_epoch"].as_i64().unwrap();
+    assert!(world.seed(miner, 1, epoch).await.is_none(), "it is not known yet");
+    world.mine(16).await;
+    let proofs = [world.proved(miner, 1).await, world.proved(miner, 2).await];
+    let latest = latest(&world, miner, 1).await;
+    let advance = async |epoch: i64| {
+        let target = json!([{"epoch": epoch, "null_rounds": 500}]);
+        world.command("Devnet.AdvanceTo", target).await;
+    };
+    // The next block is the last that takes the proof: it is still worth while.
+    advance(latest - 1).await;
+    let seed = world.seed(miner, 1, epoch).await.unwrap().unwrap();
+    assert_eq!(seed["seed_epoch"].as_i64().unwrap(), epoch + 10);
+    let told = world.settle(&world.commits(), 2, &proofs[..1]).await;
+    assert_eq!(code(&told[0]), "", "{told:?}");
+    // One epoch later it is not, long before the chain clears the pre-commit away.
+    let cleared = world.client.precommit(&miner, 2, &HEAD).await.unwrap();
+    assert!(cleared.is_some() && world.height().await >= latest);
+    let burned = world.seed(miner, 2, epoch).await.unwrap().unwrap_err();
+    assert_eq!(burned.code, "number_burned", "{burned}");
+    let told = world.settle(&world.commits(), 3, &proofs[1..]).await;
+    assert_eq!(code(&told[0]), "number_burned", "{told:?}");
+    world.each_once(34, miner, &[1], 1).await;
+}
+
+#[tokio::test]
+async fn a_proof_that_waits_for_too_long_is_not_sent_late() {
+    let world = World::new().await;
+    let miner = world.miner("one", world.address("worker")).await;
+    let input = world.sealed(miner, 1).await;
+    world
+        .settle(&world.precommits(), 1, std::slice::from_ref(&input))
+        .await;
+    world.mine(16).await;
+    let proof = world.proved(miner, 1).await;
+    let latest = latest(&world, miner, 1).await;
+    let key = super::send::key(&context(2, "submit_commit").key).unwrap();
+    world.wallet.lock().unwrap();
+    for _ in 0..3 {
+        let told = world
+            .look(&world.commits(), 2, std::slice::from_ref(&proof))
+            .await;
+        assert!(told.is_none(), "{told:?}");
+        world.mine(1).await;
+    }
+    assert_eq!(world.record(&key).await.intent.expires, Some(latest));
+    let target = json!([{"epoch": latest + 5, "null_rounds": 500}]);
+    world.command("Devnet.AdvanceTo", target).await;
+    // The key comes back too late.
+    world.wallet.unlock(&passphrase(world.folder.path())).unwrap();
+    let told = world.settle(&world.commits(), 2, &[proof]).await;
+    assert_eq!(code(&told[0]), "number_burned", "{told:?}");
+    world.each_once(34, miner, &[], 0).await;
+}
+
+#[tokio::test]
+async fn a_pre_commit_that_moved_gives_another_seed_and_another_proof() {
+    // Deeper than what counts as final: before the seed is drawn, after the proof is made, and while it is on its way.
+    for moment in ["seed", "proof", "message"] {
+        let world = World::new().await;
+        let miner = world.miner("one", world.address("worker")).await;
+        let input = world.sealed(miner, 1).await;
+        world.mine(5).await;
+        let told = world.settle(&world.precommits(), 1, &[input]).await;
+        let epoch = told[0].as_ref().unwrap()["precommit_epoch"].as_i64().unwrap();
+        // It lands again, some epochs earlier.
+        let moved = async || {
+            let depth = world.height().await - epoch + 3;
+            world.command("Devnet.Reorg", json!([depth, true])).await;
+            world.mine(18).await;
+        };
+        if moment == "seed" {
+            moved().await;
+        } else {
+            world.mine(16).await;
+        }
+        let seed = world.seed(miner, 1, epoch).await.unwrap().unwrap();
+        let mut proof = world.proved(miner, 1).await;
+        assert_eq!(seed["seed"], proof["seed"], "{moment}");
+        let mut sent = 1;
+        match moment {
+            "proof" => {
+                moved().await;
+                let told = world.settle(&world.commits(), 2, &[proof.clone()]).await;
+                assert_eq!(code(&told[0]), "seed_changed", "{told:?}");
+            }
+            "message" => {
+                let told = world.look(&world.commits(), 2, &[proof.clone()]).await;
+                assert!(told.is_none());
+                moved().await;
+                let told = world.settle(&world.commits(), 2, &[proof.clone()]).await;
+                assert_eq!(code(&told[0]), "seed_changed", "{told:?}");
+                sent = world.on_chain().await.iter().filter(|one| one.0 == 34).count() + 1;
+            }
+            _ => {}
+        }
+        if moment != "seed" {
+            let again = world.seed(miner, 1, epoch).await.unwrap().unwrap();
+            assert_ne!(again["seed"], seed["seed"], "{moment}");
+            proof = world.proved(miner, 1).await;
+            assert_eq!(again["seed"], proof["seed"], "{moment}");
+        }
+        let told = world.settle(&world.commits(), 3, &[proof]).await;
+        assert_eq!(code(&told[0]), "", "{moment}: {told:?}");
+        let found = world.on_chain().await;
+        let own = |method| found.iter().filter(move |one| one.0 == method);
+        assert_eq!(own(28).count(), 1, "{moment}: {found:?}");
+        assert_eq!(own(34).count(), sent, "{moment}: {found:?}");
+        assert_eq!(own(34).filter(|one| one.3).count(), 1, "{moment}: {found:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use sealflow_chain::control::Purpose;
 use sealflow_chain::messager::{Intent, Landing, Record, State};
-use sealflow_chain::node::{Client, NodeError, TipSet};
+use sealflow_chain::node::{Client, NodeError, PrecommitOnChain, SectorInfo, TipSet};
 use sealflow_chain::outcome;
 use sealflow_chain::params::{BuildError, Call};
 use sealflow_chain::policy::MESSAGE_BYTES;
@@ -88,6 +88,27 @@ impl<'a> View<'a> {
             allocated,
         })
     }
+
+    /// A sector as it is pre-committed, if it is.
+    pub(super) async fn precommit(&self, sector: u64) -> Result<Option<PrecommitOnChain>, Failure> {
+        let found = self.client.precommit(&self.miner, sector, &self.head.key);
+        found.await.map_err(node)
+    }
+
+    /// A sector as the chain shows it, if it does.
+    pub(super) async fn sector(&self, sector: u64) -> Result<Option<SectorInfo>, Failure> {
+        let found = self.client.sector(&self.miner, sector, &self.head.key);
+        found.await.map_err(node)
+    }
+}
+
+/// What a message did must be shown by the tipset that shows its receipt; nodes that do not are asked again.
+pub(super) fn not_shown(code: &'static str, landing: &Landing, what: &str) -> Failure {
+    let text = format!(
+        "message {} landed, but the chain does not show {what}",
+        landing.cid
+    );
+    Failure::transient(code, text)
 }
 
 /// What is said of each member.

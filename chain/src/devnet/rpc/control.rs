@@ -4,10 +4,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::json::Form;
-use crate::types::{Address, ChainEpoch, Cid, Message, RawBytes, SectorNumber, TokenAmount, Zero, miner};
+use crate::message;
+use crate::params::Call;
+use crate::types::{Address, ChainEpoch, Cid, Message, SectorNumber, TokenAmount, Zero, miner};
 
 use super::super::core::Core;
 use super::super::faults::{CallFault, NotifyFault};
+use super::super::root::Kind;
 use super::miner::{broken, check_claims};
 use super::{Answer, Args, RpcError, gas, mpool, shapes, wallet};
 
@@ -127,28 +130,66 @@ pub(super) fn drop_message(core: &mut Core, args: &Args<'_>) -> Answer {
 /// Sends FIL from the devnet's faucet. It is there after the next block.
 pub(super) fn fund(core: &mut Core, args: &Args<'_>) -> Answer {
     let (Form(to), Form(value)): (Form<Address>, Form<TokenAmount>) = (args.get(0)?, args.get(1)?);
+    let message = of_faucet(core, to, value, &Call::Send)?;
+    Ok(json!(Form(push(core, message)?)))
+}
+
+/// A message of the devnet's faucet, without nonce and gas.
+fn of_faucet(core: &Core, to: Address, value: TokenAmount, call: &Call) -> Result<Message, RpcError> {
     let faucet = core
         .keys
         .funded
         .first()
         .ok_or_else(|| RpcError::app("there is no faucet"))?;
     let from = faucet.address().map_err(|e| RpcError::app(e.to_string()))?;
-    let message = Message {
-        version: 0,
-        from,
-        to,
-        sequence: 0,
-        value,
-        method_num: 0,
-        params: RawBytes::default(),
-        gas_limit: 0,
-        gas_fee_cap: TokenAmount::zero(),
-        gas_premium: TokenAmount::zero(),
-    };
+    message::unsent(from, to, value, call).map_err(|e| RpcError::app(e.to_string()))
+}
+
+fn push(core: &mut Core, message: Message) -> Result<Cid, RpcError> {
     let mut message = gas::fill(core, message, None)?;
-    message.sequence = mpool::next_nonce(core, &from)?;
+    message.sequence = mpool::next_nonce(core, &message.from)?;
     let signed = wallet::sign_message(core, message)?;
-    Ok(json!(Form(core.push(&signed, true)?)))
+    Ok(core.push(&signed, true)?)
+}
+
+/// The most proofs of a deadline that are looked at.
+const PROOFS: u64 = 1000;
+
+/// Disputes the window proofs that were accepted unseen and do not hold, as others do on the network. Tells the messages.
+pub(super) fn dispute(core: &mut Core, _: &Args<'_>) -> Answer {
+    let mut sent = Vec::new();
+    for (miner, params) in disputable(core)? {
+        let call = Call::DisputeWindowedPoSt(params);
+        let message = of_faucet(core, miner, TokenAmount::zero(), &call)?;
+        // A proof that holds cannot be disputed.
+        if core.dry_run(&message, None)?.receipt.exit_code.is_success() {
+            sent.push(json!(Form(push(core, message)?)));
+        }
+    }
+    Ok(Value::Array(sent))
+}
+
+/// The proofs of the last period that were accepted unseen.
+fn disputable(core: &Core) -> Result<Vec<(Address, miner::DisputeWindowedPoStParams)>, RpcError> {
+    let (root, store) = (core.head_root()?, core.store.overlay());
+    let mut found = Vec::new();
+    for (id, actor) in root.actors.iter().filter(|(_, actor)| actor.kind == Kind::Miner) {
+        let Some(head) = actor.head else { continue };
+        let state: miner::State = store.load(&head)?;
+        let deadlines = state.load_deadlines(&store).map_err(broken)?;
+        for index in 0..core.net.policy.wpost_period_deadlines {
+            let deadline = deadlines.load_deadline(&store, index).map_err(broken)?;
+            let proofs = deadline.optimistic_proofs_snapshot_amt(&store).map_err(broken)?;
+            for post_index in 0..proofs.count().min(PROOFS) {
+                let params = miner::DisputeWindowedPoStParams {
+                    deadline: index,
+                    post_index,
+                };
+                found.push((Address::new_id(*id), params));
+            }
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn set_base_fee(core: &mut Core, args: &Args<'_>) -> Answer {
@@ -181,6 +222,12 @@ pub(super) fn inject_notify_fault(core: &mut Core, args: &Args<'_>) -> Answer {
 
 pub(super) fn clear_faults(core: &mut Core, _: &Args<'_>) -> Answer {
     core.faults.clear();
+    Ok(Value::Null)
+}
+
+/// Whether window proofs are verified when they come, or when they are disputed.
+pub(super) fn set_post_check(core: &mut Core, args: &Args<'_>) -> Answer {
+    core.net.post_check = args.get(0)?;
     Ok(Value::Null)
 }
 

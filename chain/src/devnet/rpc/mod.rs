@@ -5,6 +5,7 @@ pub(super) mod auth;
 mod chain;
 mod control;
 mod gas;
+mod market;
 mod miner;
 mod mpool;
 mod sector;
@@ -176,6 +177,8 @@ static METHODS: &[Method] = &[
     ),
     now("StateMinerInitialPledgeForSector", Read, 4, miner::initial_pledge),
     now("StateMinerCreationDeposit", Read, 1, miner::creation_deposit),
+    now("StateMarketStorageDeal", Read, 2, market::storage_deal),
+    now("StateMarketBalance", Read, 2, market::balance),
     now("StateMinerSectors", Read, 3, sector::sectors),
     now("StateMinerActiveSectors", Read, 2, sector::active),
     now("StateSectorGetInfo", Read, 3, sector::info),
@@ -235,6 +238,8 @@ static METHODS: &[Method] = &[
     now("Devnet.DropMessage", Admin, 1, control::drop_message),
     now("Devnet.Fund", Admin, 2, control::fund),
     now("Devnet.SetBaseFee", Admin, 1, control::set_base_fee),
+    now("Devnet.Dispute", Admin, 0, control::dispute),
+    now("Devnet.SetPostCheck", Admin, 1, control::set_post_check),
     now("Devnet.InjectFault", Admin, 1, control::inject_fault),
     now("Devnet.InjectNotifyFault", Admin, 1, control::inject_notify_fault),
     now("Devnet.ClearFaults", Admin, 0, control::clear_faults),

@@ -1,14 +1,17 @@
 //! The devnet over real sockets with the crate's own client: what §6.7 of chain.md asks for.
 
 mod calls;
+mod dispute;
 mod follow;
 mod lifecycle;
+mod market;
 mod messager;
 mod persistence;
 mod post;
 mod reorg;
 mod sealing;
 mod shapes;
+mod upkeep;
 mod verifier;
 
 use std::path::PathBuf;
@@ -172,6 +175,11 @@ impl Net {
         let made: crate::types::power::CreateMinerReturn =
             fvm_ipld_encoding::from_slice(&made.receipt.returned).unwrap();
         made.id_address
+    }
+
+    /// A deal as a node shows it.
+    async fn raw_deal(&self, deal: u64) -> Value {
+        self.command("StateMarketStorageDeal", json!([deal, []])).await
     }
 
     /// Every claim is what its sectors are worth.

@@ -107,7 +107,7 @@ fn activation(
 }
 
 /// Waits until a pre-committed sector can be proved by the next block.
-async fn ready(net: &Net, miner: Address, number: SectorNumber) {
+pub(super) async fn ready(net: &Net, miner: Address, number: SectorNumber) {
     let target = serde_json::json!([{"miner": super::text(miner), "precommit_ready": number}]);
     net.command("Devnet.AdvanceTo", target).await;
 }

@@ -7,7 +7,7 @@ use crate::types::{BatchReturn, BigInt, RegisteredAggregateProof, TokenAmount, Z
 
 use super::super::super::verifier::SealClaim;
 use super::funds::daily_fee;
-use super::prove::{Survivors, comm_d, comm_r, proof_form, space_time};
+use super::prove::{Content, Survivors, comm_d, comm_r, proof_form, space_time};
 use super::{MinerCall, StateError, illegal, pledge_for_power, require, sector_qa_power};
 
 type Precommit = miner::SectorPreCommitOnChainInfo;
@@ -44,10 +44,16 @@ impl MinerCall<'_, '_> {
         require(!alive.none(), || "no valid proofs specified".into())?;
         self.check_data(&params, &precommits, &alive)?;
         self.activate(&params, &precommits, &alive)?;
-        let activated = params.sector_activations.iter().enumerate();
+        let activated = params.sector_activations.iter().zip(&precommits).enumerate();
         let activated = activated.filter(|(at, _)| alive.lives(*at));
-        let pieces = activated.flat_map(|(_, one)| &one.pieces);
-        self.notify(pieces, params.require_notification_success)?;
+        let contents: Vec<_> = activated
+            .map(|(_, (one, precommit))| Content {
+                sector: one.sector_number,
+                expiration: precommit.info.expiration,
+                pieces: &one.pieces,
+            })
+            .collect();
+        self.notify(&contents, params.require_notification_success)?;
         Ok(alive.batch_return())
     }
 

@@ -1,7 +1,7 @@
 //! ExtendSectorExpiration2: lengthens the life of sectors. Claims of verified data count no more (FIP-0118).
 
 use crate::types::state::ActorError;
-use crate::types::{ChainEpoch, miner};
+use crate::types::{ChainEpoch, ExitCode, miner};
 
 use super::declare::selection;
 use super::funds::daily_fee;
@@ -27,45 +27,60 @@ impl MinerCall<'_, '_> {
         &mut self,
         extension: &miner::ValidatedExpirationExtension,
     ) -> Result<(), ActorError> {
-        let (policy, store) = (&self.vm.net.policy, self.vm.store);
-        let sectors = miner::Sectors::load(store, &self.state.sectors).or_state("failed to load sectors")?;
-        let mut deadlines = self.state.load_deadlines(store)?;
-        let mut deadline = deadlines.load_deadline(store, extension.deadline)?;
-        let mut partitions = deadline
-            .partitions_amt(store)
-            .or_state("failed to load partitions")?;
-        let partition = partitions
-            .get(extension.partition)
-            .or_state("failed to load partition")?;
-        let mut partition = partition
-            .cloned()
-            .ok_or_else(|| ActorError::not_found(format!("no such partition {}", extension.partition)))?;
+        self.check_partition((extension.deadline, extension.partition))?;
+        let sectors =
+            miner::Sectors::load(self.vm.store, &self.state.sectors).or_state("failed to load sectors")?;
         let old = sectors.load_sectors(&extension.sectors)?;
         let new = old
             .iter()
             .map(|sector| self.extended(sector, extension.new_expiration.unwrap_or(sector.expiration)))
             .collect::<Result<Vec<_>, _>>()?;
-        let quant = self.state.quant_spec_for_deadline(policy, extension.deadline);
-        let earlier: Vec<(ChainEpoch, u64)> = new
-            .iter()
-            .map(|one| (one.expiration, extension.partition))
-            .collect();
+        self.put_in_place((extension.deadline, extension.partition), &old, new)
+    }
+
+    /// Fails unless there is such a partition.
+    pub(super) fn check_partition(&self, (deadline, partition): (u64, u64)) -> Result<(), ActorError> {
+        let deadlines = self.state.load_deadlines(self.vm.store)?;
+        let deadline = deadlines.load_deadline(self.vm.store, deadline)?;
+        let found = deadline.load_partition(self.vm.store, partition);
+        found.map(|_| ()).map_err(|error| match error.exit_code() {
+            ExitCode::USR_NOT_FOUND => ActorError::not_found(format!("no such partition {partition}")),
+            _ => error,
+        })
+    }
+
+    /// Puts sectors of a partition, which live, into the place of what they were.
+    pub(super) fn put_in_place(
+        &mut self,
+        (index, partition_index): (u64, u64),
+        old: &[miner::SectorOnChainInfo],
+        new: Vec<miner::SectorOnChainInfo>,
+    ) -> Result<(), ActorError> {
+        let (policy, store) = (&self.vm.net.policy, self.vm.store);
+        let mut deadlines = self.state.load_deadlines(store)?;
+        let mut deadline = deadlines.load_deadline(store, index)?;
+        let mut partition = deadline.load_partition(store, partition_index)?;
+        let mut partitions = deadline
+            .partitions_amt(store)
+            .or_state("failed to load partitions")?;
+        let quant = self.state.quant_spec_for_deadline(policy, index);
+        let expirations: Vec<ChainEpoch> = new.iter().map(|one| one.expiration).collect();
         let (power, pledge, fee) = partition
-            .replace_sectors(store, &old, &new, self.info.sector_size, quant)
+            .replace_sectors(store, old, &new, self.info.sector_size, quant)
             .or_argument("failed to replace sector expirations")?;
         partitions
-            .set(extension.partition, partition)
+            .set(partition_index, partition)
             .or_state("failed to save partition")?;
         deadline.partitions = partitions.flush().or_state("failed to save partitions")?;
         deadline.live_power += &power;
         deadline.daily_fee += &fee;
-        for (expiration, index) in earlier {
+        for expiration in expirations {
             deadline
-                .add_expiration_partitions(store, expiration, &[index], quant)
+                .add_expiration_partitions(store, expiration, &[partition_index], quant)
                 .or_state("failed to add expiration partitions")?;
         }
         deadlines
-            .update_deadline(policy, store, extension.deadline, &deadline)
+            .update_deadline(policy, store, index, &deadline)
             .or_state("failed to update deadline")?;
         self.state
             .save_deadlines(store, deadlines)
@@ -80,7 +95,7 @@ impl MinerCall<'_, '_> {
         self.power_changed(&power)
     }
 
-    fn extended(
+    pub(super) fn extended(
         &self,
         sector: &miner::SectorOnChainInfo,
         expiration: ChainEpoch,

@@ -3,8 +3,10 @@
 
 mod admin;
 mod commit;
+mod compact;
 mod cron;
 mod declare;
+mod dispute;
 mod extend;
 mod funds;
 mod post;
@@ -12,6 +14,7 @@ mod precommit;
 mod prove;
 mod terminate;
 mod update;
+mod upgrade;
 
 use fvm_ipld_encoding::to_vec;
 use serde::Serialize;
@@ -99,6 +102,9 @@ impl MinerCall<'_, '_> {
             Call::DeclareFaultsRecovered(params) => self.declare_recovered(params).map(|()| nothing),
             Call::TerminateSectors(params) => returned(&self.terminate(params)?),
             Call::ExtendSectorExpiration2(params) => self.extend(params).map(|()| nothing),
+            Call::UpgradeSectorQuality(params) => self.upgrade(&params).map(|()| nothing),
+            Call::CompactPartitions(params) => self.compact_partitions(&params).map(|()| nothing),
+            Call::DisputeWindowedPoSt(params) => self.dispute(&params).map(|()| nothing),
             Call::CompactSectorNumbers(params) => self.compact_numbers(params).map(|()| nothing),
             Call::CheckSectorProven(params) => self.check_proven(params).map(|()| nothing),
             Call::ChangeWorkerAddress(params) => self.change_worker(params).map(|()| nothing),
@@ -143,7 +149,7 @@ impl MinerCall<'_, '_> {
     }
 
     /// Refuses all but owner, worker and control addresses.
-    fn only_controllers(&self) -> Result<(), ActorError> {
+    pub(super) fn only_controllers(&self) -> Result<(), ActorError> {
         let caller = Address::new_id(self.caller);
         let known = [self.info.owner, self.info.worker];
         let mut all = known.iter().chain(&self.info.control_addresses);

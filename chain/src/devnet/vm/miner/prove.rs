@@ -1,12 +1,15 @@
 //! What seals and updates have in common: the form of their proofs, and pieces as the verifier takes them.
 
+use crate::address::MARKET_ACTOR;
 use crate::commitment;
 use crate::types::state::ActorError;
 use crate::types::{
-    BatchReturn, Cid, ExitCode, RawBytes, RegisteredAggregateProof, RegisteredSealProof, miner,
+    Address, BatchReturn, ChainEpoch, Cid, ExitCode, RawBytes, RegisteredAggregateProof, RegisteredSealProof,
+    SectorNumber, miner,
 };
 
 use super::super::super::verifier::Piece;
+use super::super::market::Added;
 use super::{MinerCall, illegal, require};
 
 /// Checks that there is exactly one form of proofs. Tells whether it is the aggregated one.
@@ -103,26 +106,57 @@ impl MinerCall<'_, '_> {
         Ok(miner::CompactCommD::of(cid))
     }
 
-    /// Tells those whom pieces name. There are no contracts and no deals, so nobody takes a notification.
-    pub(super) fn notify<'p>(
-        &self,
-        pieces: impl IntoIterator<Item = &'p miner::PieceActivationManifest>,
-        required: bool,
-    ) -> Result<(), ActorError> {
-        let mut targets = pieces.into_iter().flat_map(|piece| &piece.notify);
-        let Some(target) = targets.next().filter(|_| required) else {
+    /// Tells those whom pieces name: the built-in market of its deals. There are no contracts, so nobody else takes a
+    /// notification.
+    pub(super) fn notify(&mut self, contents: &[Content<'_>], required: bool) -> Result<(), ActorError> {
+        let refused = |address: Address, (code, text): (ExitCode, &str)| {
+            Err(ActorError::unchecked(code, format!("{address}: {text}")))
+        };
+        let mut told = Vec::new();
+        for content in contents {
+            for piece in content.pieces {
+                for target in &piece.notify {
+                    if target.address == MARKET_ACTOR {
+                        told.push(Added {
+                            sector: content.sector,
+                            expiration: content.expiration,
+                            cid: piece.cid,
+                            size: piece.size,
+                            payload: target.payload.clone(),
+                        });
+                    } else if required {
+                        let why = "nobody is there to be notified";
+                        return refused(target.address, (miner::ERR_NOTIFICATION_SEND_FAILED, why));
+                    }
+                }
+            }
+        }
+        if told.is_empty() {
             return Ok(());
-        };
-        let (code, text) = if target.address == crate::address::MARKET_ACTOR {
-            (miner::ERR_NOTIFICATION_REJECTED, "the market knows no such deal")
-        } else {
-            (
-                miner::ERR_NOTIFICATION_SEND_FAILED,
-                "nobody is there to be notified",
-            )
-        };
-        Err(ActorError::unchecked(code, format!("{}: {text}", target.address)))
+        }
+        match self.vm.sector_content_changed(self.id, &told) {
+            Err(error) if required => refused(
+                MARKET_ACTOR,
+                (miner::ERR_NOTIFICATION_RECEIVER_ABORTED, error.msg()),
+            ),
+            Ok(accepted) if required && accepted.contains(&false) => refused(
+                MARKET_ACTOR,
+                (
+                    miner::ERR_NOTIFICATION_REJECTED,
+                    "the market does not take a piece for its deal",
+                ),
+            ),
+            // What nobody requires changes nothing.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
+}
+
+/// What a sector holds from now on.
+pub(super) struct Content<'p> {
+    pub(super) sector: SectorNumber,
+    pub(super) expiration: ChainEpoch,
+    pub(super) pieces: &'p [miner::PieceActivationManifest],
 }
 
 /// Space and time of pieces.

@@ -5,7 +5,7 @@ use crate::types::state::ActorError;
 use crate::types::{BatchReturn, BigInt, TokenAmount, Zero, miner};
 
 use super::super::super::verifier::UpdateClaim;
-use super::prove::{Survivors, comm_d, comm_r, proof_form, space_time};
+use super::prove::{Content, Survivors, comm_d, comm_r, proof_form, space_time};
 use super::{MinerCall, StateError, illegal, pledge_for_power, require};
 
 /// An update that may be made, with the sector as it is.
@@ -34,8 +34,15 @@ impl MinerCall<'_, '_> {
         for update in &made {
             self.replace(update)?;
         }
-        let pieces = made.iter().flat_map(|(_, manifest, _)| &manifest.pieces);
-        self.notify(pieces, params.require_notification_success)?;
+        let contents: Vec<_> = made
+            .iter()
+            .map(|(_, manifest, info)| Content {
+                sector: manifest.sector,
+                expiration: info.expiration,
+                pieces: &manifest.pieces,
+            })
+            .collect();
+        self.notify(&contents, params.require_notification_success)?;
         Ok(alive.batch_return())
     }
 

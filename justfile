@@ -46,6 +46,10 @@ long-rocksdb:
 long-remote URL:
     SEALFLOW_TEST_SERVER={{URL}} cargo test --release --workspace --lib obeys_the_law_on_a_server
 
+# Lives of whole installations, seed after seed, until one fails or somebody stops it
+long-simulation SEED="1000000":
+    SEALFLOW_SEED={{SEED}} cargo test --release -p sealflow-engine --lib -- --ignored --nocapture sim::site::tests::without_end
+
 # Power cuts: the journal's writes and syncs are recorded (needs strace), and the disk is put together as it may be after each cut
 long-power-cuts COMMITS="200" CUTS="60":
     cargo run --release -p sealflow-storage --example power_loss -- "${TMPDIR:-/tmp}" {{COMMITS}} {{CUTS}}

@@ -116,6 +116,8 @@ pub struct Core {
     launching: BTreeSet<(RunId, StepIx, u32)>,
     /// Runs with steps whose own runs wait for a subject.
     queued: HashMap<Subject, BTreeSet<RunId>>,
+    /// Runs for attempts of others that have ended; that is not durable yet, or not told.
+    untold: BTreeSet<RunId>,
     /// Steps that wait to be made together.
     collecting: BTreeMap<Together, Collector>,
     /// Effects that belong to no open run.
@@ -165,6 +167,7 @@ impl Core {
             looked_at: 0,
             launching: BTreeSet::new(),
             queued: HashMap::new(),
+            untold: BTreeSet::new(),
             collecting: BTreeMap::new(),
             stray: Vec::new(),
             durations: Durations::default(),
@@ -619,7 +622,11 @@ impl Core {
         };
         let steps = touched.into_iter().map(|ix| step_row(state, ix)).collect();
         let artifacts = accepted_artifacts(state, &entry);
-        effects.extend(served::delivery(state, &entry.events));
+        let delivery = served::delivery(state, &entry.events);
+        if delivery.is_some() {
+            self.untold.insert(run.clone());
+        }
+        effects.extend(delivery);
         let graph = live
             .graph_source
             .take()

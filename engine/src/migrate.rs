@@ -251,7 +251,8 @@ impl Planner<'_> {
     fn landed(&self, old: StepIx) -> bool {
         let one = |ix: &StepIx| self.state.step(*ix).status == StepStatus::Succeeded;
         let items = self.state.items(old);
-        self.state.graph.has_effect(self.state.graph.step(old)) && (one(&old) || items.iter().any(one))
+        let effect = self.state.graph.has_effect(self.state.graph.step(old));
+        self.state.step(old).landed || (effect && (one(&old) || items.iter().any(one)))
     }
 
     /// Steps of the old graph that the new one lacks.

@@ -237,6 +237,7 @@ impl Stage {
                         self.core.launch(&launch, params, owned, now(self.now_ms));
                     }
                     Effect::Deliver(delivery) => {
+                        self.core.end_told(&delivery.run);
                         let values = at_hand(delivery.result.clone().unwrap_or_default());
                         for report in delivery.reports(values) {
                             self.core.report(report, now(self.now_ms));

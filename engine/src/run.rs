@@ -147,6 +147,8 @@ pub struct StepState {
     pub given_up: bool,
     /// It was skipped because of a failure before it.
     pub after_failure: bool,
+    /// Items of it that are forgotten had succeeded and changed the world outside.
+    pub landed: bool,
     /// Its items, once they are known.
     pub items: Option<Items>,
     /// The step that this is an item of, and its number.
@@ -176,6 +178,7 @@ impl StepState {
             skipped: None,
             valid_until: None,
             given_up: false,
+            landed: false,
             after_failure: false,
             items: None,
             item: None,
@@ -193,6 +196,7 @@ impl StepState {
             attempts: self.attempts,
             seconds: self.seconds,
             item: self.item,
+            landed: self.landed,
             slots: std::mem::take(&mut self.slots),
             ..Self::new(self.status, self.unmet, self.since)
         };

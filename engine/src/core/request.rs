@@ -262,12 +262,32 @@ fn begun(state: &RunState, step: &StepName) -> Result<StepIx, Refused> {
 /// Going back to a step must not cross one whose effect outside has landed.
 fn cross_no_effect(state: &RunState, first: StepIx) -> Result<(), Refused> {
     let landed = |ix: &StepIx| {
-        state.graph.has_effect(state.spec(*ix)) && state.step(*ix).status == StepStatus::Succeeded
+        let done = state.step(*ix).status == StepStatus::Succeeded;
+        state.step(*ix).landed || (done && state.graph.has_effect(state.spec(*ix)))
     };
     match state.lineage(first).into_iter().find(landed) {
         Some(ix) => Err(Refused::State(format!(
             "`{}` would be done again, but what it did outside has landed and cannot be undone",
             state.name(ix)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A step that has failed is not tried again as a whole if some of its items have landed outside: those would be done
+/// twice. It expired, say, when some were done.
+fn nothing_landed(state: &RunState, only: Option<&StepName>) -> Result<(), Refused> {
+    let failed = |ix: &StepIx| {
+        let step = state.step(*ix);
+        let named = only.is_none_or(|only| *only == state.name(*ix));
+        step.status == StepStatus::Failed && step.landed && named
+    };
+    match state.frontier().find(failed) {
+        Some(ix) => Err(Refused::State(format!(
+            "`{name}` would be done again, but what some of its items did outside has landed; leave the rest out: \
+             sealflow run skip {} {name}",
+            state.id,
+            name = state.name(ix)
         ))),
         None => Ok(()),
     }
@@ -444,6 +464,7 @@ impl Core {
             }
             Verb::Pause => return wrong("only a running run can be paused"),
             Verb::Resume if status == RunStatus::Paused => {
+                nothing_landed(state, None)?;
                 events.extend(retries(state, None, &by, true));
                 events.push(Event::RunResumed { by });
             }
@@ -459,6 +480,7 @@ impl Core {
                 {
                     return wrong(&format!("it has no step `{step}`"));
                 }
+                nothing_landed(state, step.as_ref())?;
                 events.extend(retries(state, step.as_ref(), &by, false));
                 let succeeded = step.as_ref().and_then(|step| state.find(step));
                 redo = succeeded.filter(|ix| state.step(*ix).is_through());

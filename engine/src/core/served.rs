@@ -35,6 +35,8 @@ pub struct Launch {
 /// What a run that has ended gives to the attempts whose work it did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
+    /// The run.
+    pub run: RunId,
     /// The attempts.
     pub to: Vec<Served>,
     /// Whether each has a verdict of its own.
@@ -59,12 +61,20 @@ impl Delivery {
                 format!("{} was cancelled", state.id),
             )),
         };
-        Some(Self { to, batch, result })
+        let run = state.id.clone();
+        Some(Self {
+            run,
+            to,
+            batch,
+            result,
+        })
     }
 
     /// The reports of the attempts, of values that were fetched.
     pub fn reports(self, values: Result<Value, String>) -> Vec<Report> {
-        let Self { to, batch, result } = self;
+        let Self {
+            to, batch, result, ..
+        } = self;
         let report = |served: Served, news: News| Report {
             key: served.key,
             token: served.token,
@@ -292,9 +302,17 @@ impl Core {
         }
     }
 
-    /// Whether the run behind an executor's name is open, or set aside.
+    /// Whether the run behind an executor's name is open, set aside, or has ended and its end is still to be told:
+    /// until then the journal may not have it.
     pub fn serves(&self, executor: &str) -> bool {
-        run_of(executor).is_some_and(|run| self.runs.contains_key(&run) || self.damaged.contains_key(&run))
+        run_of(executor).is_some_and(|run| {
+            self.runs.contains_key(&run) || self.damaged.contains_key(&run) || self.untold.contains(&run)
+        })
+    }
+
+    /// The end of a run is durable, and is told to those that it worked for.
+    pub fn end_told(&mut self, run: &RunId) {
+        self.untold.remove(run);
     }
 
     /// The open runs that do the work of a run's attempts, directly.

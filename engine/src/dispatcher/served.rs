@@ -51,6 +51,7 @@ impl Dispatcher {
 
     /// Reports what a run that has ended gives.
     pub(super) fn deliver(&mut self, delivery: Delivery) {
+        self.core.end_told(&delivery.run);
         let (payloads, back) = (self.payloads.clone(), self.internal_in.clone());
         let task = async move {
             let reports = reports(&payloads, delivery).await;

@@ -94,8 +94,12 @@ impl RunState {
         }
     }
 
-    /// Gives up the items of a step: their attempts are superseded, and they are as if never listed.
+    /// Gives up the items of a step: their attempts are superseded, and they are as if never listed. Only that
+    /// something of theirs has landed outside is not forgotten.
     pub(super) fn drop_items(&mut self, step: StepIx, at: u64) {
+        let done = |item: &StepIx| self.step(*item).status == StepStatus::Succeeded;
+        let landed = self.items(step).iter().any(done) && self.graph.has_effect(self.spec(step));
+        self.steps[step.get()].landed |= landed;
         for slot in self.items(step).to_vec() {
             self.supersede(slot);
             if self.step(slot).status != StepStatus::Pending {

@@ -518,6 +518,55 @@ fn what_landed_is_not_gone_back_over() {
     assert_eq!(complaints[0].code, "rewind_across_effect");
 }
 
+/// Items that were forgotten, because their step expired or was left out, may have landed all the same.
+#[test]
+fn what_items_landed_is_not_forgotten_with_them() {
+    let steps = r#"
+[steps.list]
+[steps.send]
+needs = ["list"]
+foreach = "list.numbers"
+max_parallel = 1
+valid_until = "list.until"
+[steps.take]
+with = { number = { value = 1 } }
+needs = ["send"]
+"#;
+    let mut flow = Flow::new(steps);
+    flow.done("list", listed(&[5, 6], true));
+    flow.done("send[0]", json!({"number": 1}));
+    flow.wait(5000);
+    assert_eq!(flow.run_status(), RunStatus::Paused);
+    let again = [
+        Verb::Retry(None),
+        Verb::Retry(Some(step("send"))),
+        Verb::Resume,
+        Verb::Rewind(step("list")),
+        Verb::Rewind(step("send")),
+    ];
+    for verb in again {
+        let refused = flow.ask(verb.clone()).unwrap_err().to_string();
+        assert!(refused.contains("landed"), "{verb:?}: {refused}");
+    }
+    flow.ask(Verb::Skip(step("send"))).unwrap();
+    for verb in [Verb::Retry(Some(step("send"))), Verb::Rewind(step("list"))] {
+        let refused = flow.ask(verb.clone()).unwrap_err().to_string();
+        assert!(refused.contains("landed"), "{verb:?}: {refused}");
+    }
+    flow.ask(Verb::Resume).unwrap();
+    flow.done("take", json!({"number": 1}));
+    assert_eq!(flow.run_status(), RunStatus::Succeeded);
+    // Where nothing had landed, everything is tried again.
+    let mut flow = Flow::new(steps);
+    flow.done("list", listed(&[5, 6], true));
+    flow.wait(5000);
+    flow.ask(Verb::Rewind(step("list"))).unwrap();
+    if flow.run_status() == RunStatus::Paused {
+        flow.ask(Verb::Resume).unwrap();
+    }
+    assert_eq!(flow.running(), ["list"]);
+}
+
 #[test]
 fn an_override_must_be_an_output() {
     let mut flow = Flow::new(FAN);

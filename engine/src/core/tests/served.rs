@@ -232,6 +232,7 @@ impl World {
 
     fn deliver(&mut self, delivery: Delivery) {
         let now = self.now();
+        self.core.end_told(&delivery.run);
         let values = delivery.result.clone().unwrap_or_default();
         let values = InputValue::Fields(values).at_hand().unwrap();
         for one in delivery.reports(Ok(values)) {
@@ -367,6 +368,55 @@ fn a_stop_at_any_boundary_changes_nothing_about_a_sub_workflow() {
         assert_eq!(world.successes(&children[0]), 2);
     }
     assert!(stopped > 10, "{stopped}");
+}
+
+/// After a restart a step asks for the run that does its work; if that ends before it is asked, its end is not in the
+/// journal yet, and will be told.
+#[test]
+fn an_end_that_is_on_its_way_is_not_taken_for_a_loss() {
+    let graph = workflow(SUB);
+    let mut world = World::new();
+    let run = world.start(&graph, 1, 1);
+    // The work of the first step, and of both steps of the part but for the end of the second.
+    for _ in 0..2 {
+        world.settle();
+        let job = world.jobs.remove(0);
+        let now = world.now();
+        report(&mut world.core, &job, worked(&job), now);
+    }
+    world.settle();
+    let last = world.jobs.remove(0);
+    let child = world.children(&run).remove(0);
+    assert_eq!(last.key.run, child);
+    world.fuse = Some(0);
+    assert!(world.stops_here());
+    // The first commit after the restart is under way when the attempt, which outlived it, reports its end.
+    let now = world.now();
+    let first = world.core.settle(now);
+    let asks =
+        |effect: &&Effect| matches!(effect, Effect::Attach { executor, .. } if run_of(executor).is_some());
+    let effects: Vec<Effect> = first.into_iter().flat_map(|one| one.effects).collect();
+    let ask = effects.iter().find(asks).unwrap().clone();
+    report(&mut world.core, &last, worked(&last), now);
+    let second = world.core.settle(now);
+    let Effect::Attach { executor, .. } = &ask else {
+        panic!("{ask:?}")
+    };
+    assert!(world.core.serves(executor), "it is not lost");
+    // Both commits come to their end, in order.
+    world.carry_out(ask.clone());
+    for transition in second {
+        let append = transition.append.unwrap();
+        world.log.get_mut(&append.row.run).unwrap().1.push(append.entry);
+        for effect in transition.effects {
+            world.carry_out(effect);
+        }
+    }
+    assert!(!world.core.serves(executor));
+    world.play();
+    let state = world.state(&run);
+    assert_eq!(state.status, RunStatus::Succeeded);
+    assert_eq!(world.children(&run).len(), 1, "one child, once");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod graph;
 mod ledger;
 mod plan;
+mod site;
 mod stages;
 #[cfg(test)]
 mod tests;

@@ -727,12 +727,14 @@ async fn a_proof_that_cannot_be_in_time_is_neither_made_nor_sent() {
         let target = json!([{"epoch": epoch, "null_rounds": 500}]);
         world.command("Devnet.AdvanceTo", target).await;
     };
-    // The next block is the last that takes the proof: it is still worth while.
-    advance(latest - 1).await;
-    let seed = world.seed(miner, 1, epoch).await.unwrap().unwrap();
-    assert_eq!(seed["seed_epoch"].as_i64().unwrap(), epoch + 10);
+    advance(latest - 20).await;
     let told = world.settle(&world.commits(), 2, &proofs[..1]).await;
     assert_eq!(code(&told[0]), "", "{told:?}");
+    // The next block is the last that takes a proof: it is still worth while.
+    advance(latest - 1).await;
+    let seed = world.seed(miner, 2, epoch).await.unwrap().unwrap();
+    assert_eq!(seed["seed_epoch"].as_i64().unwrap(), epoch + 10);
+    world.mine(1).await;
     // One epoch later it is not, long before the chain clears the pre-commit away.
     let cleared = world.client.precommit(&miner, 2, &HEAD).await.unwrap();
     assert!(cleared.is_some() && world.height().await >= latest);

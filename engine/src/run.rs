@@ -161,6 +161,14 @@ pub struct StepState {
 }
 
 impl StepState {
+    /// Goes on counting where one of the same name ended.
+    fn go_on_after(&mut self, before: Option<(u32, u32)>) {
+        if let Some((visit, attempts)) = before {
+            self.visit = self.visit.max(visit + 1);
+            self.attempts = attempts;
+        }
+    }
+
     fn new(status: StepStatus, unmet: u32, at: u64) -> Self {
         Self {
             status,
@@ -262,6 +270,9 @@ pub struct RunState {
     /// Superseded attempts that have not ended.
     pub discarding: BTreeMap<(StepName, u32), Discarding>,
     steps: Vec<StepState>,
+    /// The visits and tries of steps and items that a move to another graph took out: one that comes back under the
+    /// name goes on counting, so that no attempt has the key of an earlier one.
+    gone: BTreeMap<StepName, (u32, u32)>,
     /// Steps that something is to be decided about: ready, running, waiting or failed.
     frontier: BTreeSet<StepIx>,
     unfinished: usize,
@@ -350,6 +361,7 @@ impl RunState {
             closing: false,
             rewinds: vec![0; graph.data().rewinds.len()],
             discarding: BTreeMap::new(),
+            gone: BTreeMap::new(),
             unfinished: steps.len(),
             touched: BTreeSet::new(),
             at_hand: Vec::new(),

@@ -277,9 +277,12 @@ async fn ask(store: &dyn ArtifactStore, wish: &Wish) -> Result<Offer, (String, b
     {
         return never("its weight is 0: it is only taken where a step names it alone");
     }
-    let passing = |error: StoreError| {
-        let passing = !matches!(error, StoreError::Refused { .. } | StoreError::BadKey(_));
-        (error.to_string(), passing)
+    // Who is told of it is told which store it is.
+    let passing = |error: StoreError| match error {
+        StoreError::Refused { what, .. } => (what, false),
+        StoreError::Unavailable { what, .. } => (what, true),
+        StoreError::BadKey(_) => (error.to_string(), false),
+        _ => (error.to_string(), true),
     };
     if store.mark(DRAINING).await.map_err(passing)?.is_some() {
         return never("it is being drained (`sealflow store drain`)");

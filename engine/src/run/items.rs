@@ -40,6 +40,8 @@ impl RunState {
             state.visit = visit;
             state.item = Some((ix, index));
             self.steps.push(state);
+            let before = self.gone.remove(&self.name(slot));
+            self.steps[slot.get()].go_on_after(before);
             self.steps[ix.get()].slots.push(slot);
         }
         self.steps[ix.get()].items = Some(Items {

@@ -18,6 +18,7 @@ impl RunState {
         let next = self.at_hand.iter().find(|graph| graph.hash() == hash).cloned();
         let next = next.ok_or_else(|| format!("the graph {hash} that it moves to is not at hand"))?;
         let taken = self.rewinds_taken();
+        let names: Vec<StepName> = self.places().map(|place| self.name(place)).collect();
         let before = std::mem::replace(&mut self.graph, next);
         let graph = self.graph.clone();
         let mut old = std::mem::take(&mut self.steps);
@@ -33,10 +34,19 @@ impl RunState {
                 Some(from) => {
                     std::mem::replace(&mut old[from.get()], StepState::new(StepStatus::Pending, 0, at))
                 }
-                None => StepState::new(StepStatus::Pending, 0, at),
+                None => {
+                    let mut state = StepState::new(StepStatus::Pending, 0, at);
+                    state.go_on_after(self.gone.remove(&spec.name));
+                    state
+                }
             })
             .collect();
         self.move_items(&mut old, at)?;
+        // What moved left a state behind that has not begun.
+        let begun = |state: &StepState| state.attempts > 0 || state.visit > 1;
+        let left = names.into_iter().zip(&old).filter(|(_, state)| begun(state));
+        self.gone
+            .extend(left.map(|(name, state)| (name, (state.visit, state.attempts))));
         self.params = params.clone();
         self.rewinds = graph
             .data()
@@ -61,11 +71,14 @@ impl RunState {
             }
         }
         self.settle_all(at)?;
-        self.touched = (0..self.steps.len())
-            .filter_map(|ix| u32::try_from(ix).ok())
-            .map(StepIx)
-            .collect();
+        self.touched = self.places().collect();
         Ok(())
+    }
+
+    /// The places of all steps and items.
+    fn places(&self) -> impl Iterator<Item = StepIx> + use<> {
+        let count = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
+        (0..count).map(StepIx)
     }
 
     fn rewinds_taken(&self) -> BTreeMap<(String, StepName, StepName), u32> {
@@ -99,9 +112,7 @@ impl RunState {
 
     /// Counts anew what is counted over all steps.
     fn recount(&mut self) {
-        let places = (0..self.steps.len())
-            .filter_map(|ix| u32::try_from(ix).ok())
-            .map(StepIx);
+        let places = self.places();
         let live = |ix: &StepIx| {
             let step = self.step(*ix);
             let stands = matches!(

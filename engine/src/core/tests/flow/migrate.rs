@@ -237,3 +237,31 @@ fn at_every_point_a_move_loses_nothing() {
         assert_eq!(started, life.len() + 1, "nothing was done twice");
     }
 }
+
+#[test]
+fn a_step_that_comes_back_goes_on_counting() {
+    let kept = "[steps.list]\n[steps.last]\nstage = \"take\"\nneeds = [\"list\"]\nwait = { signal = \"go\" }\n\
+                with = { number = { value = 2 } }\n";
+    let with_more = format!(
+        "{kept}[steps.more]\nstage = \"take\"\nneeds = [\"list\"]\nforeach = \"list.numbers\"\nwith = {{ number = \"item\" }}\n\
+         [steps.single]\nstage = \"take\"\nneeds = [\"list\"]\nwith = {{ number = {{ value = 1 }} }}\n"
+    );
+    let mut flow = Flow::new(&with_more);
+    flow.done("list", listed(&[5], true));
+    flow.done("more[0]", json!({"number": 1}));
+    flow.done("single", json!({"number": 1}));
+    // Moved away and back, twice.
+    for round in 2..4 {
+        flow.migrate(kept, false).unwrap();
+        flow.migrate(&with_more, false).unwrap();
+        for name in ["more[0]", "single"] {
+            let state = flow.state();
+            let step = state.step(state.find(&StepName::new(name).unwrap()).unwrap());
+            assert_eq!((step.visit, step.attempts), (round, round), "{name}");
+        }
+        let mut again = flow.restarted();
+        again.done("more[0]", json!({"number": 1}));
+        again.done("single", json!({"number": 1}));
+        flow = again;
+    }
+}

@@ -6,6 +6,7 @@ mod api;
 mod archives;
 mod backup;
 mod bad_input;
+mod cable;
 mod chain;
 mod conformance;
 mod crash;

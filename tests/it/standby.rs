@@ -1,25 +1,24 @@
 //! The promise that a daemon may be lost for good: of several on one SurrealDB server one decides, and when it is killed,
-//! frozen or stopped another goes on, with nothing lost and nothing done twice. Long: `just long-standby URL`.
+//! frozen, cut off or stopped another goes on, with nothing lost and nothing done twice. Long: `just long-standby URL`.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
+use crate::cable::Cable;
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
 use crate::env::{Daemon, Home, wait_for};
 
 /// What all daemons and the worker reach.
 struct Shared {
     folder: tempfile::TempDir,
-    server: String,
     token: String,
 }
 
 impl Shared {
-    fn config(&self, workers: u16) -> String {
+    fn config(&self, workers: u16, server: &str) -> String {
         let folder = self.folder.path().display();
-        let server = &self.server;
         format!(
             "[journal]\nurl = \"{server}\"\nuser = \"root\"\npassword_file = \"{folder}/password\"\nfiles = \"{folder}/files\"\n\
              standby = true\ntakeover = \"3s\"\n[workers]\nlisten = \"127.0.0.1:{workers}\"\n[stores.store]\npath = \"{folder}/store\"\n"
@@ -27,9 +26,9 @@ impl Shared {
     }
 
     /// The home of a daemon that does only what leaves no files on its machine.
-    fn home(&self, workers: u16) -> Home {
+    fn home(&self, workers: u16, server: &str) -> Home {
         let home = Home::new();
-        std::fs::write(home.path().join("config.toml"), self.config(workers)).unwrap();
+        std::fs::write(home.path().join("config.toml"), self.config(workers, server)).unwrap();
         let machine = "[executors.light]\nstages = [\"ticket\", \"seed\"]\n";
         std::fs::write(home.path().join("machine.toml"), machine).unwrap();
         std::fs::write(home.path().join("token"), &self.token).unwrap();
@@ -103,19 +102,21 @@ fn comes_to_its_end(home: &Home, run: &str) {
 
 #[test]
 #[ignore = "needs a SurrealDB server: just long-standby URL"]
-fn whoever_decides_is_killed_frozen_or_stopped() {
+fn whoever_decides_is_killed_frozen_cut_off_or_stopped() {
     let server = std::env::var("SEALFLOW_TEST_SERVER").expect("SEALFLOW_TEST_SERVER, the URL of a server");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("password"), "root").unwrap();
     let shared = Shared {
         folder,
-        server,
         token: "a token that all three share".to_owned(),
     };
     let workflow = shared.folder.path().join("seal_without_c2.toml");
     std::fs::write(&workflow, WITHOUT_C2).unwrap();
     let ports = [free_port(), free_port()];
-    let (a, b) = (shared.home(ports[0]), shared.home(ports[1]));
+    let (scheme, host) = server.split_once("://").expect("ws://HOST:PORT");
+    let cable = Cable::to(host);
+    let by_cable = format!("{scheme}://{}", cable.address());
+    let (a, b) = (shared.home(ports[0], &by_cable), shared.home(ports[1], &server));
     let first = a.daemon();
     assert!(decides(&a));
     let second = b.daemon();
@@ -165,15 +166,27 @@ fn whoever_decides_is_killed_frozen_or_stopped() {
     assert!(!status.success(), "it was not told that another one decides");
     comes_to_its_end(&a, &run);
 
-    // Stopped: the next one does not wait for the term.
+    // Cut off from the database, while workers and commands still reach it: it ends, and the other one goes on.
     let fourth = b.daemon();
     assert!(stands_by(&b));
     let run = start(&b, &workflow, 3);
-    third.stop();
+    wait_for("the first steps", || has_begun(&b, &run));
+    cable.pull(true);
     wait_for("the fourth daemon", || decides(&b));
+    let status = third.wait();
+    assert!(!status.success(), "it did not notice");
     comes_to_its_end(&b, &run);
+    cable.pull(false);
+
+    // Stopped: the next one does not wait for the term.
+    let fifth = a.daemon();
+    assert!(stands_by(&a));
+    let run = start(&a, &workflow, 4);
     fourth.stop();
-    b.check_store();
+    wait_for("the fifth daemon", || decides(&a));
+    comes_to_its_end(&a, &run);
+    fifth.stop();
+    a.check_store();
 }
 
 #[test]

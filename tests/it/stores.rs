@@ -7,7 +7,7 @@ use sealflow_storage::testing::{BUCKET, S3Server, SECRET_KEY, Trouble};
 use serde_json::{Value, json};
 
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
-use crate::env::{Home, step, wait_for};
+use crate::env::{Daemon, Home, step, wait_for};
 
 /// A home with two folders and a bucket.
 struct Site {
@@ -112,6 +112,37 @@ impl Site {
             .iter()
             .filter(|one| one["whole"] == true)
             .count()
+    }
+
+    /// Seals a sector that a store refuses to take as a whole: the run pauses.
+    fn is_refused(&self, sector: u64, more: &[&str]) -> (Daemon, String) {
+        let daemon = self.home.daemon();
+        let run = self.seal(sector, more);
+        wait_for("the pause", || self.home.status(&run) == "paused");
+        (daemon, run)
+    }
+
+    /// Nothing of an open run is collected; when it is cancelled what it left is, also when that is killed.
+    fn collects(&self, daemon: Daemon, run: &str, sector: u64, plan: &str) {
+        let home = &self.home;
+        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
+        home.ok(&["run", "cancel", run]);
+        wait_for("the end of the run", || home.status(run) == "cancelled");
+        daemon.stop();
+        let wanted = home.json(&["store", "collect", "--dry-run", "--json"]);
+        let name = format!("s-t01000-{sector}");
+        let own = |one: &Value| one["key"].as_str().unwrap().contains(&name);
+        let wanted = wanted.as_array().unwrap();
+        assert!(!wanted.is_empty() && wanted.iter().all(own), "{plan}: {wanted:?}");
+        assert!(
+            wanted.iter().any(|one| one["action"] == "trash"),
+            "{plan}: {wanted:?}"
+        );
+        assert!(self.killed(&["store", "collect"], plan), "{plan}");
+        home.ok(&["store", "collect"]);
+        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
+        let found = home.run(&["sector", "find", &format!("f01000/{sector}")]);
+        assert_eq!(found.code, 4, "{plan}: {found:?}");
     }
 
     /// A command that a kill at this point ends, and whether it came so far.
@@ -408,38 +439,37 @@ fn only_what_nothing_needs_is_collected_whenever_that_is_killed() {
         site.configure("weight = 100\n");
         let when = move |method: &str, path: &str| method == "PUT" && path.contains(refused);
         site.server.always(when, Trouble::Answer(403, "AccessDenied"));
-        let daemon = home.daemon();
-        let run = site.seal(sector, &[]);
-        wait_for("the pause", || home.status(&run) == "paused");
+        let (daemon, run) = site.is_refused(sector, &[]);
         site.server.heal();
-        // While the run is open nothing of it is touched.
-        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
-        home.ok(&["run", "cancel", &run]);
-        wait_for("the end of the run", || home.status(&run) == "cancelled");
-        daemon.stop();
-        let wanted = home.json(&["store", "collect", "--dry-run", "--json"]);
-        let own = |one: &Value| {
-            one["key"]
-                .as_str()
-                .unwrap()
-                .contains(&format!("s-t01000-{sector}"))
-        };
-        let wanted = wanted.as_array().unwrap();
-        assert!(!wanted.is_empty() && wanted.iter().all(own), "{plan}: {wanted:?}");
-        assert!(
-            wanted.iter().any(|one| one["action"] == "trash"),
-            "{plan}: {wanted:?}"
-        );
-        assert!(site.killed(&["store", "collect"], plan), "{plan}");
-        home.ok(&["store", "collect"]);
-        assert_eq!(home.json(&["store", "collect", "--json"]), json!([]), "{plan}");
-        let found = home.run(&["sector", "find", &format!("f01000/{sector}")]);
-        assert_eq!(found.code, 4, "{plan}: {found:?}");
+        site.collects(daemon, &run, sector, plan);
         assert_eq!(site.whole(1), 2, "{plan}");
         assert!(
             site.in_folder("sealed/s-t01000-5").exists() && site.in_folder("cache/s-t01000-5/p_aux").exists()
         );
     }
+    // What the folder refuses, because something lies in the way.
+    let plans = [
+        "store.trash.begun",
+        "store.trash.moved",
+        "collect.trashed",
+        "collect.before_unmark",
+    ];
+    for (sector, point) in (20..).zip(plans) {
+        let plan = format!("{point}=return");
+        site.configure("weight = 0\n");
+        let (cache, aside) = (site.in_folder("cache"), site.in_folder("aside"));
+        std::fs::rename(&cache, &aside).unwrap();
+        std::fs::write(&cache, "not a folder").unwrap();
+        let (daemon, run) = site.is_refused(sector, &["store=fast", "copies=1"]);
+        std::fs::remove_file(&cache).unwrap();
+        std::fs::rename(&aside, &cache).unwrap();
+        let sealed = site.in_folder(&format!("sealed/s-t01000-{sector}"));
+        assert!(sealed.exists(), "{plan}");
+        site.collects(daemon, &run, sector, &plan);
+        assert!(!sealed.exists(), "{plan}");
+        assert_eq!(site.whole(1), 2, "{plan}");
+    }
+    site.configure("");
     // What is in the trash comes back, or goes when its time is over; also when that is killed.
     let trash = home.json(&["store", "trash", "--json"]);
     let sealed = trash

@@ -51,6 +51,8 @@ async fn a_bad_proof_that_nobody_looked_at_is_disputed() {
     let power = || async { net.client.power(&miner, &HEAD).await.unwrap().miner_power };
     assert_eq!(power().await.raw_byte_power, 2048.into());
     net.until(window.close + 1).await;
+    // Of a poor miner whoever disputed gets all that there is.
+    net.send("owner", miner, fil(100), &Call::Send).await;
     let ashes = Address::new_id(99);
     let burnt = net.client.wallet_balance(&ashes).await.unwrap();
     let sent = disputed(&net).await;

@@ -24,6 +24,7 @@ mod machine;
 mod numbers;
 mod output;
 mod sectors;
+mod sizes;
 mod span;
 mod stores;
 mod successor;

@@ -1,11 +1,13 @@
 //! Measures the engine on a journal of its own: how many durable steps a second, and how long one takes. Every number
 //! comes with its conditions; docs/benchmarks.md compares them with those of others from the same hour.
 
+pub(crate) mod fanout;
 mod noop;
 mod observed;
 pub(crate) mod park;
 pub(crate) mod recover;
 mod remote;
+pub(crate) mod seal;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

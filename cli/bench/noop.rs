@@ -70,6 +70,11 @@ impl Stage for Noop {
     }
 }
 
+/// What a step with items has them of.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "things")]
+struct Things(Vec<u64>);
+
 /// The stage, whose attempts take so long, and something for runs to be about.
 pub(super) fn registry(starts: &Starts, each: Duration) -> StageRegistry {
     let subject = |params: &Value| Subject::new(&params["id"].to_string()).map_err(|error| error.to_string());
@@ -78,7 +83,10 @@ pub(super) fn registry(starts: &Starts, each: Duration) -> StageRegistry {
         params: &[("id", "uint64")],
         subject,
     };
-    let registry = StageRegistry::default().with_subject(kind).with_type::<u64>();
+    let registry = StageRegistry::default()
+        .with_subject(kind)
+        .with_type::<u64>()
+        .with_type::<Things>();
     registry.with(Noop(starts.clone(), each))
 }
 
@@ -91,6 +99,23 @@ pub(super) fn chain(steps: usize, registry: &StageRegistry) -> anyhow::Result<Ar
         if let Some(before) = at.checked_sub(1) {
             writeln!(text, "needs = [\"s{before}\"]")?;
         }
+    }
+    loaded(&text, registry)
+}
+
+/// A chain of so many steps, each done for every one of the things.
+pub(super) fn fan(steps: usize, parallel: usize, registry: &StageRegistry) -> anyhow::Result<Arc<Graph>> {
+    let mut text =
+        "[workflow]\nname = \"fan\"\nsubject = \"thing\"\n[params]\nid = \"uint64\"\nthings = \"things\"\n"
+            .to_owned();
+    for at in 0..steps {
+        let needs = at
+            .checked_sub(1)
+            .map_or_else(String::new, |before| format!("\"s{before}\""));
+        write!(
+            text,
+            "[steps.s{at}]\nstage = \"noop\"\nneeds = [{needs}]\nforeach = \"params.things\"\nmax_parallel = {parallel}\n"
+        )?;
     }
     loaded(&text, registry)
 }

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Subcommand;
 
-use crate::bench::{Figures, Load, Spread, chains, park, recover};
+use sealflow_engine::workflow::MAX_STEPS;
+
+use crate::bench::{Figures, Load, Spread, chains, fanout, park, recover, seal};
 use crate::environment::Context;
 use crate::exit::{CliError, Kind};
 use crate::output;
@@ -40,12 +42,22 @@ enum Command {
         /// Let so many executors do the work that connect over gRPC, as those on other machines do
         #[arg(long, default_value_t = 0)]
         remote: usize,
-        /// The folder for the journal; its disk is what is measured [default: in the home]
-        #[arg(long)]
-        folder: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Runs of very many steps: does a step cost more where a run has more of them?
+    ///
+    /// Runs with a hundredth, a tenth and all of the items in one step, and one with all of them in each of several steps.
+    /// Afterwards the journal is checked, and an export of it counts the successes.
+    Fanout {
+        /// Items of a step
+        #[arg(long, default_value_t = fanout::MOST)]
+        items: usize,
+        /// Steps of the largest run
+        #[arg(long, default_value_t = 5)]
+        steps: usize,
+        #[command(flatten)]
+        place: Place,
     },
     /// Runs that wait for a signal: their memory, the time of a start, and whether others are slower for them
     ///
@@ -54,15 +66,24 @@ enum Command {
         /// Runs that wait
         #[arg(long, default_value_t = 100_000)]
         runs: usize,
-        /// The folder for the journal; its disk is what is measured [default: in the home]
-        #[arg(long)]
-        folder: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        place: Place,
         /// Be the second process
         #[arg(long, hide = true)]
         reopen: Option<PathBuf>,
+    },
+    /// One real sector through the engine, and the same by bare calls of the proofs library: what is durability's price?
+    ///
+    /// In turns in one process, after one sector to warm up. A proof takes half a minute of both cores where there are two.
+    Seal {
+        /// The sector's size: 2KiB or 8MiB with parameters generated here
+        #[arg(long, value_name = "SIZE", default_value = "2KiB")]
+        sector_size: ByteSize,
+        /// How often each
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        #[command(flatten)]
+        place: Place,
     },
     /// Kill a daemon with many runs in flight, and start the next: how long until it goes on, and what was lost
     ///
@@ -71,16 +92,32 @@ enum Command {
         /// Runs in flight
         #[arg(long, default_value_t = 1000)]
         runs: usize,
-        /// The folder for the journal; its disk is what is measured [default: in the home]
-        #[arg(long)]
-        folder: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        place: Place,
         /// Be the process that is killed
         #[arg(long, hide = true)]
         victim: Option<PathBuf>,
     },
+}
+
+/// Where a benchmark works, and how it tells.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The folder to work in; its disk is what is measured [default: in the home]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Place {
+    /// A folder of its own, which goes with its owner.
+    fn open(&self, cx: &Context) -> anyhow::Result<tempfile::TempDir> {
+        cx.home.prepare()?;
+        let folder = self.folder.as_deref().unwrap_or_else(|| cx.home.root());
+        tempfile::tempdir_in(folder).with_context(|| format!("cannot write {}", folder.display()))
+    }
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
@@ -90,8 +127,7 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
             steps,
             concurrency,
             remote,
-            folder,
-            json,
+            place,
         } => {
             let load = Load {
                 runs,
@@ -99,32 +135,27 @@ pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
                 concurrency,
                 remote,
             };
-            engine(cx, load, folder, json).await
+            engine(cx, load, &place).await
         }
+        Command::Fanout { items, steps, place } => fanned(cx, items, steps, &place).await,
         Command::Park {
             runs,
             reopen: Some(folder),
             ..
         } => output::json(&Box::pin(park::reopen(&folder, runs)).await?),
-        Command::Park {
-            runs, folder, json, ..
-        } => parked(cx, runs, folder, json).await,
+        Command::Park { runs, place, .. } => parked(cx, runs, &place).await,
+        Command::Seal {
+            sector_size,
+            rounds,
+            place,
+        } => sealed(cx, sector_size, rounds, &place).await,
         Command::Recover {
             runs,
             victim: Some(folder),
             ..
         } => Box::pin(recover::victim(&folder, runs, || output::data("ready\n"))).await,
-        Command::Recover {
-            runs, folder, json, ..
-        } => recovered(cx, runs, folder, json).await,
+        Command::Recover { runs, place, .. } => recovered(cx, runs, &place).await,
     }
-}
-
-/// A folder of its own, which goes with its owner.
-fn own_folder(cx: &Context, folder: Option<PathBuf>) -> anyhow::Result<tempfile::TempDir> {
-    cx.home.prepare()?;
-    let folder = folder.unwrap_or_else(|| cx.home.root().to_owned());
-    tempfile::tempdir_in(&folder).with_context(|| format!("cannot write {}", folder.display()))
 }
 
 /// This program again, as another process of the same benchmark.
@@ -151,23 +182,56 @@ fn at_least_one(runs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn parked(cx: &Context, runs: usize, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
-    at_least_one(runs)?;
-    let folder = own_folder(cx, folder)?;
-    let second = |folder: &Path| again(cx, "park", "--reopen", folder, runs);
-    let figures = Box::pin(park::measure(folder.path(), runs, second)).await?;
-    if json {
+async fn fanned(cx: &Context, items: usize, steps: usize, place: &Place) -> anyhow::Result<()> {
+    if !(100..=fanout::MOST).contains(&items) || !(1..=100).contains(&steps) {
+        let text = format!("take 100 to {} items, and 1 to 100 steps", fanout::MOST);
+        return Err(CliError::new(Kind::Usage, text).into());
+    }
+    let folder = place.open(cx)?;
+    let figures = Box::pin(fanout::measure(folder.path(), items, steps)).await?;
+    if place.json {
         output::json(&figures)?;
     } else {
-        let size = |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| ByteSize(bytes).to_string());
+        let row = |size: &fanout::Size| {
+            vec![
+                format!("{} × {}", size.steps, size.items),
+                format!("{:.2} s", size.seconds),
+                format!("{:.0}", size.attempts_per_second),
+            ]
+        };
+        output::table(
+            &["steps × items", "time", "a second"],
+            figures.sizes.iter().map(row).collect(),
+        );
+        table([
+            (
+                "an attempt of the largest",
+                format!("costs {:.2} times as much", figures.growth),
+            ),
+            ("peak memory", size_of(figures.peak_memory_bytes)),
+        ]);
+    }
+    let wanted: usize = figures.sizes.iter().map(|size| size.attempts).sum();
+    counted(wanted as u64, figures.exported_successes)?;
+    sound(figures.problems)
+}
+
+async fn parked(cx: &Context, runs: usize, place: &Place) -> anyhow::Result<()> {
+    at_least_one(runs)?;
+    let folder = place.open(cx)?;
+    let second = |folder: &Path| again(cx, "park", "--reopen", folder, runs);
+    let figures = Box::pin(park::measure(folder.path(), runs, second)).await?;
+    if place.json {
+        output::json(&figures)?;
+    } else {
         let there = &figures.reopened;
         let rate = |rate: f64| format!("{rate:.0} durable steps a second");
         table([
             ("runs that wait", figures.runs.to_string()),
             ("made in", format!("{:.1} s", figures.fill_seconds)),
             ("open again after", format!("{:.2} s", there.open_seconds)),
-            ("memory then", size(there.memory_bytes)),
-            ("at most until then", size(there.peak_memory_bytes)),
+            ("memory then", size_of(there.memory_bytes)),
+            ("at most until then", size_of(there.peak_memory_bytes)),
             ("others, without them", rate(figures.alone_steps_per_second)),
             (
                 "others, beside them",
@@ -179,12 +243,46 @@ async fn parked(cx: &Context, runs: usize, folder: Option<PathBuf>, json: bool) 
     sound(figures.reopened.problems)
 }
 
-async fn recovered(cx: &Context, runs: usize, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+async fn sealed(cx: &Context, sector_size: ByteSize, rounds: usize, place: &Place) -> anyhow::Result<()> {
+    at_least_one(rounds)?;
+    let proof = crate::sizes::seal_proof(sector_size)?;
+    let folder = place.open(cx)?;
+    let figures = Box::pin(seal::measure(cx, folder.path(), proof, rounds)).await?;
+    if place.json {
+        return output::json(&figures);
+    }
+    let seconds = |seconds: f64| format!("{seconds:.3} s");
+    let row = |step: &seal::Step| {
+        let library = step.library_seconds.map_or_else(String::new, seconds);
+        vec![step.step.clone(), seconds(step.engine_seconds), library]
+    };
+    output::table(
+        &["step", "the engine", "the library"],
+        figures.steps.iter().map(row).collect(),
+    );
+    table([
+        ("the run", seconds(figures.engine_seconds)),
+        ("the library's calls", seconds(figures.library_seconds)),
+        ("ratio", format!("{:.4}", figures.ratio)),
+        (
+            "the engine adds, but for c2",
+            format!(
+                "{}, {:.2} % of the library's calls",
+                seconds(figures.overhead_seconds),
+                figures.overhead_share * 100.0
+            ),
+        ),
+        ("peak memory", size_of(figures.peak_memory_bytes)),
+    ]);
+    Ok(())
+}
+
+async fn recovered(cx: &Context, runs: usize, place: &Place) -> anyhow::Result<()> {
     at_least_one(runs)?;
-    let folder = own_folder(cx, folder)?;
+    let folder = place.open(cx)?;
     let first = |folder: &Path| again(cx, "recover", "--victim", folder, runs);
     let figures = Box::pin(recover::measure(folder.path(), runs, first)).await?;
-    if json {
+    if place.json {
         output::json(&figures)?;
     } else {
         let seconds = |seconds: f64| format!("{seconds:.2} s");
@@ -208,20 +306,22 @@ async fn recovered(cx: &Context, runs: usize, folder: Option<PathBuf>, json: boo
     sound(figures.problems)
 }
 
-async fn engine(cx: &Context, load: Load, folder: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
+async fn engine(cx: &Context, load: Load, place: &Place) -> anyhow::Result<()> {
     let Load {
         runs,
         steps,
         concurrency,
         ..
     } = load;
-    if runs == 0 || steps == 0 || concurrency == 0 || steps > 50_000 {
-        let text = "take at least one run of one step at a time, and at most 50,000 steps a run";
+    if runs == 0 || steps == 0 || concurrency == 0 || steps > MAX_STEPS {
+        let text = format!(
+            "take at least one run of one step at a time, and at most {MAX_STEPS} steps a run; for more see `bench fanout`"
+        );
         return Err(CliError::new(Kind::Usage, text).into());
     }
-    let folder = own_folder(cx, folder)?;
+    let folder = place.open(cx)?;
     let figures = Box::pin(chains(folder.path(), load)).await?;
-    if json {
+    if place.json {
         output::json(&figures)?;
     } else {
         show(&figures);
@@ -250,6 +350,10 @@ fn sound(problems: usize) -> anyhow::Result<()> {
 fn table<const N: usize>(rows: [(&str, String); N]) {
     let rows = rows.into_iter().map(|(what, is)| vec![what.to_owned(), is]);
     output::table(&["", ""], rows.collect());
+}
+
+fn size_of(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| ByteSize(bytes).to_string())
 }
 
 fn told(spread: Spread) -> String {
@@ -286,11 +390,6 @@ fn show(figures: &Figures) {
         ("hand-off", told(figures.handoff_ms)),
         ("commits", figures.commits.to_string()),
         ("durability", figures.durability.clone()),
-        (
-            "peak memory",
-            figures
-                .peak_memory_bytes
-                .map_or_else(String::new, |bytes| ByteSize(bytes).to_string()),
-        ),
+        ("peak memory", size_of(figures.peak_memory_bytes)),
     ]);
 }

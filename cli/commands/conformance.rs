@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sealflow_stages::types::SealProof;
 
 use crate::conformance::{Program, Subject, Verdict, test};
 use crate::environment::Context;
@@ -42,13 +41,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(cx: &Context, args: Args) -> anyhow::Result<()> {
-    let proof = SealProof::for_size(args.sector_size.as_u64()).ok_or_else(|| {
-        let text = format!(
-            "{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB",
-            args.sector_size
-        );
-        CliError::new(Kind::Usage, text)
-    })?;
+    let proof = crate::sizes::seal_proof(args.sector_size)?;
     let subject = match args.grpc {
         Some(address) => Subject::Remote(address),
         None => Subject::Program(Program {

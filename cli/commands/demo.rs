@@ -84,14 +84,7 @@ struct StepReport {
 const ON_CHAIN: [&str; 4] = ["chain_ticket", "submit_precommit", "chain_seed", "submit_commit"];
 
 pub(crate) async fn run(cx: Context, args: Args) -> anyhow::Result<()> {
-    let size = args.sector_size.as_u64();
-    let Some(proof) = SealProof::for_size(size) else {
-        let text = format!(
-            "{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB",
-            args.sector_size
-        );
-        return Err(CliError::new(Kind::Usage, text).into());
-    };
+    let proof = crate::sizes::seal_proof(args.sector_size)?;
     cx.home.prepare()?;
     let file = match args.file {
         Some(file) if !file.is_file() => {

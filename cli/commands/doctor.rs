@@ -8,7 +8,6 @@ use std::time::Instant;
 use bytesize::ByteSize;
 use rustix::process::{Resource, getrlimit};
 use sealflow_stages::params::{SetState, list};
-use sealflow_stages::types::SealProof;
 use serde::Serialize;
 
 use crate::config::Network;
@@ -107,10 +106,7 @@ fn suggest(cx: &Context, size: Option<ByteSize>) -> anyhow::Result<()> {
         _ => ByteSize::gib(32),
     };
     let size = size.unwrap_or(usual);
-    let proof = SealProof::for_size(size.as_u64()).ok_or_else(|| {
-        let text = format!("{size} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB");
-        CliError::new(Kind::Usage, text)
-    })?;
+    let proof = crate::sizes::seal_proof(size)?;
     let hardware = Hardware::of_this_machine();
     output::data(machine::suggest::profile(&hardware, proof, &wire::registry(cx)).trim_end());
     Ok(())

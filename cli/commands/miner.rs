@@ -128,7 +128,9 @@ async fn senders(
     json: bool,
 ) -> anyhow::Result<()> {
     let usage = |text: String| CliError::new(Kind::Usage, text);
-    let miner = Address::new_id(address::parse_miner(miner).map_err(|error| usage(error.to_string()))?);
+    let miner = Address::new_id(
+        address::parse_miner(miner).map_err(|error| CliError::new(Kind::Usage, error.to_string()))?,
+    );
     let value = amount::parse(value).map_err(|error| usage(error.to_string()))?;
     let purpose = match purpose {
         PurposeName::Precommit => Purpose::Precommit,
@@ -195,13 +197,7 @@ async fn create(
 
 /// The message that makes a miner whose sectors have so many bytes.
 pub(super) fn creation(owner: Address, worker: Address, bytes: u64) -> anyhow::Result<Call> {
-    let usage = |text: String| CliError::new(Kind::Usage, text);
-    let proof = PostProof::window(bytes).ok_or_else(|| {
-        usage(format!(
-            "{} is not a sector size; there are 2KiB, 8MiB, 512MiB, 32GiB, 64GiB",
-            ByteSize(bytes)
-        ))
-    })?;
+    let proof = PostProof::window(bytes).ok_or_else(|| crate::sizes::unknown(ByteSize(bytes)))?;
     // The window types are numbered by size: 10 to 14.
     let order = [2 << 10, 8 << 20, 512 << 20, 32 << 30, 64 << 30];
     let at = order
@@ -215,7 +211,7 @@ pub(super) fn creation(owner: Address, worker: Address, bytes: u64) -> anyhow::R
         peer: Vec::new(),
         multiaddrs: Vec::new(),
     };
-    Ok(create_miner(creation).map_err(|error| usage(error.to_string()))?)
+    Ok(create_miner(creation).map_err(|error| CliError::new(Kind::Usage, error.to_string()))?)
 }
 
 /// The miner that such a message made.

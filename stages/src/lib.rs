@@ -9,6 +9,7 @@ pub mod comm_p;
 mod golden;
 mod handover;
 mod keep;
+pub mod library;
 pub mod params;
 mod piece;
 pub mod post;

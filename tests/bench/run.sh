@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures sealflow and its peers on this machine, one after the other, and prints one JSON object a line.
 # Usage: run.sh SEALFLOW FOLDER   (FOLDER is on the disk that is measured; packages of the peers are kept there)
-# Peers come from public registries (npm, PyPI); a peer whose tool (node, python3) is missing is told and left out.
+# Peers come from public registries (npm, PyPI, crates.io); a peer whose tool (node, python3, cargo) is missing is told and left out.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 sealflow=$1 folder=$2
@@ -33,6 +33,11 @@ for load in "${loads[@]}"; do
   note "$runs runs of $steps steps, $concurrency at a time"
   ours "$runs" "$steps" "$concurrency" 0
   ours "$runs" "$steps" "$concurrency" 1
+  if command -v cargo > /dev/null; then
+    (cd "$here/durare" && CARGO_TARGET_DIR="$folder/durare-target" cargo build --release --locked --quiet >&2)
+    rm -f "$folder"/durare.sqlite*
+    "$folder/durare-target/release/bench-durare" "$folder/durare.sqlite" "$runs" "$steps" "$concurrency"
+  else note "no cargo: durare is left out"; fi
   if command -v node > /dev/null; then "$here/restate/run.sh" "$folder/restate" "$runs" "$steps" "$concurrency"; else note "no node: restate is left out"; fi
 done
 if command -v python3 > /dev/null; then

@@ -18,6 +18,8 @@ pub use graph::{
     StepSpec, Timeouts, WaitSpec,
 };
 
+pub use resolve::MAX_STEPS;
+
 use crate::stage::StageRegistry;
 
 /// Gives the text of the workflow file of a name.

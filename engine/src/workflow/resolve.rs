@@ -22,7 +22,7 @@ use crate::schema::{Field, assignable};
 use crate::stage::{Claim, StageInfo, StageRegistry};
 
 /// The most steps that a file may declare.
-const MAX_STEPS: usize = 2000;
+pub const MAX_STEPS: usize = 2000;
 
 struct Resolver<'a> {
     file: &'a WorkflowFile,

@@ -236,7 +236,7 @@ async fn whatever_it_writes_the_answer_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_come_with_the_ready_line_are_not_lost() {
     let mut bench = Bench::new(&["early"]);
-    // The reader saw it before there was a request: it is counted, so it was not lost in a buffer.
+    // It is counted, so it was not lost in a buffer.
     assert_eq!(bench.said("well").await, "done");
     assert!(
         bench.notes().contains("1 answers that nobody asked for"),

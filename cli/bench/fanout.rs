@@ -66,12 +66,7 @@ pub(crate) async fn measure(folder: &Path, items: usize, steps: usize) -> anyhow
         let settled = bench.observed.settled() + 1;
         let begun = Instant::now();
         bench.handle.start_run(new).await?;
-        tokio::select! {
-            () = bench.observed.until_settled(settled) => {}
-            stalled = bench.observed.stalled(Duration::from_secs(60)) => {
-                anyhow::bail!("nothing was committed for {} s", stalled.as_secs());
-            }
-        }
+        bench.until_settled(settled).await?;
         let seconds = begun.elapsed().as_secs_f64();
         let attempts = items * steps;
         sizes.push(Size {

@@ -20,14 +20,14 @@ use sealflow_engine::clock::SystemClock;
 use sealflow_engine::dispatcher::{self, Handle, NewRun, Parts};
 use sealflow_engine::event::By;
 use sealflow_engine::executor::{Executor, ExecutorSpec, Machine};
-use sealflow_engine::journal::JournalError;
 use sealflow_engine::resource::Resources;
 use sealflow_engine::workflow::Graph;
 use sealflow_executors::InProcess;
 use sealflow_storage::journal::{CheckReport, OpenOptions, SurrealJournal, check, export};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use noop::Starts;
@@ -126,7 +126,8 @@ struct Bench {
     observed: Arc<Observed>,
     starts: Starts,
     shutdown: CancellationToken,
-    engine: JoinHandle<Result<(), JournalError>>,
+    /// How the engine ended, once it has.
+    ended: watch::Receiver<Option<Result<(), String>>>,
 }
 
 impl Bench {
@@ -167,13 +168,18 @@ impl Bench {
         };
         let (dispatcher, handle) = dispatcher::open(parts).await?;
         let shutdown = CancellationToken::new();
-        let engine = tokio::spawn(dispatcher.run(shutdown.clone()));
+        let (tell, ended) = watch::channel(None);
+        let until = shutdown.clone();
+        tokio::spawn(async move {
+            let end = dispatcher.run(until).await;
+            tell.send_replace(Some(end.map_err(|error| error.to_string())));
+        });
         Ok(Self {
             handle,
             observed,
             starts,
             shutdown,
-            engine,
+            ended,
         })
     }
 
@@ -209,17 +215,41 @@ impl Bench {
         let all = async {
             self.drive(graph, ids).await?;
             self.observed.until_settled(settled).await;
-            anyhow::Ok(())
+            Ok(())
         };
+        self.watched(all).await
+    }
+
+    /// Waits until runs ended or came to rest so often.
+    async fn until_settled(&self, times: usize) -> anyhow::Result<()> {
+        let all = async {
+            self.observed.until_settled(times).await;
+            Ok(())
+        };
+        self.watched(all).await
+    }
+
+    /// Waits for something, but not for an engine that has ended or stands still.
+    async fn watched(&self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let mut ended = self.ended.clone();
+        let end = async move { ended.wait_for(Option::is_some).await.map(|end| end.clone()) };
         tokio::select! {
-            done = all => done,
+            // Its end says why what was waited for failed.
+            biased;
+            end = end => match end {
+                Ok(Some(Err(why))) => anyhow::bail!("the engine ended: {why}"),
+                _ => anyhow::bail!("the engine ended"),
+            },
+            done = work => done,
             stalled = self.observed.stalled(Duration::from_secs(60)) => anyhow::bail!("nothing was committed for {} s", stalled.as_secs()),
         }
     }
 
-    async fn close(self) -> anyhow::Result<()> {
+    async fn close(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        self.engine.await??;
+        if let Some(Err(why)) = &*self.ended.wait_for(Option::is_some).await? {
+            anyhow::bail!("the engine ended: {why}");
+        }
         drop(self.handle);
         Ok(self.observed.close().await?)
     }

@@ -114,7 +114,7 @@ pub(crate) async fn reopen(folder: &Path, runs: usize) -> anyhow::Result<Reopene
         bench.handle.operate(&row.run, signal, By::default()).await?;
         times.push(sent.elapsed().as_secs_f64() * 1e3);
     }
-    bench.observed.until_settled(settled).await;
+    bench.until_settled(settled).await?;
     bench.close().await?;
     let (report, _) = counted(folder).await?;
     Ok(Reopened {

@@ -78,12 +78,16 @@ pub(crate) async fn measure(
 
     let begun = Instant::now();
     let bench = Bench::open(folder, runs, runs, Duration::ZERO).await?;
-    while bench.starts.count() < runs {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let dispatched = async {
+        while bench.starts.count() < runs {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    bench.watched(dispatched).await?;
     let all_dispatched_seconds = begun.elapsed().as_secs_f64();
     let first = bench.starts.first().context("nothing was started")?;
-    bench.observed.until_settled(runs).await;
+    bench.until_settled(runs).await?;
     let ended_seconds = begun.elapsed().as_secs_f64();
     bench.close().await?;
     let (report, exported_successes) = counted(folder).await?;

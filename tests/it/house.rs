@@ -210,3 +210,44 @@ fn nothing_is_built_twice() {
         );
     }
 }
+
+/// A seeded fault that does not fit the code any more, or names a test that is gone, proves nothing.
+#[test]
+fn seeded_faults_fit_the_code() {
+    let mut tests = BTreeSet::new();
+    for file in rust_files() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let functions = text.lines().filter_map(|line| {
+            let line = line.trim_start();
+            let line = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
+            Some(line.split_once("()")?.0.to_owned())
+        });
+        tests.extend(functions);
+    }
+    let mut faults = 0;
+    for entry in std::fs::read_dir(root().join("tests/mutants")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        faults += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let named = text.lines().next().unwrap().rsplit_once("Must fail: ");
+        let (_, named) = named.unwrap_or_else(|| panic!("{} names no test", path.display()));
+        let test = named.rsplit("::").next().unwrap();
+        assert!(
+            tests.contains(test),
+            "{}: there is no test {test}",
+            path.display()
+        );
+        let fits = Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&path)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let why = String::from_utf8_lossy(&fits.stderr);
+        assert!(fits.status.success(), "{} does not fit: {why}", path.display());
+    }
+    assert!(faults >= 60, "{faults} faults");
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Proves that the engine's tests bite: each patch beside this script seeds one fault into a scratch copy
-# of the last commit, and the test that the first line of the patch names must fail on it. Ends with an
-# error if a fault survives, is found only by others, does not apply or does not compile.
+# Proves that the tests of the engine and of the journal bite: each patch beside this script seeds one fault
+# into a scratch copy of the last commit, and the test that the first line of the patch names must fail on it.
+# Ends with an error if a fault survives, is found only by others, does not apply or does not compile.
 #
 #   tests/mutants/run.sh [PATCH...]
 #
@@ -28,21 +28,34 @@ named_by() {
     sed -n '1s/^# .*Must fail: \([A-Za-z0-9_:]*\)$/\1/p' "$1"
 }
 
-# The engine is built anew for every fault: quickly, at the price of slower tests.
+# The tests of the package that a patch changes. It is built anew for every fault: quickly, at the price of slower
+# tests. The journal's are built beside the program, whose choice of features for the database they share.
 export CARGO_INCREMENTAL=1
-engine=profile.release.package.sealflow-engine
-tests=(cargo --config "$engine.opt-level=1" --config "$engine.debug=0"
-    test --quiet --release --locked -p sealflow-engine --lib)
-only=()
-if [ -n "${SEALFLOW_NAMED_ONLY:-}" ]; then
-    only=(-- --exact)
-    for patch in "${patches[@]}"; do only+=("$(named_by "$patch")"); done
-fi
-if ! "${tests[@]}" "${only[@]}" >"$log" 2>&1; then
-    tail -n 40 "$log"
-    echo "the tests fail without any fault" >&2
-    exit 1
-fi
+tests_of() {
+    local package=sealflow-engine select=(-p sealflow-engine)
+    if grep -q '^+++ b/storage/' "$1"; then
+        package=sealflow-storage select=(-p sealflow -p sealflow-storage)
+    fi
+    local profile=profile.release.package.$package
+    tests=(cargo --config "$profile.opt-level=1" --config "$profile.debug=0"
+        test --quiet --release --locked "${select[@]}" --lib)
+}
+
+# Without any fault the tests must pass.
+declare -A clean=()
+for patch in "${patches[@]}"; do
+    tests_of "$patch"
+    clean["${tests[*]}"]+=" $(named_by "$patch")"
+done
+for command in "${!clean[@]}"; do
+    only=()
+    [ -z "${SEALFLOW_NAMED_ONLY:-}" ] || only=(-- --exact ${clean[$command]})
+    if ! $command "${only[@]}" >"$log" 2>&1; then
+        tail -n 40 "$log"
+        echo "the tests fail without any fault" >&2
+        exit 1
+    fi
+done
 
 bad=0
 printf '| %-38s | %-8s | %s |\n' fault result 'tests that fail, the named one first'
@@ -50,6 +63,7 @@ printf '|%s|%s|%s|\n' ---------------------------------------- ---------- ---
 for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
     named=$(named_by "$patch")
+    tests_of "$patch"
     only=()
     [ -z "${SEALFLOW_NAMED_ONLY:-}" ] || only=(-- --exact "$named")
     failing=

@@ -55,7 +55,7 @@ pub struct S3Store {
     policy: Policy,
     /// Empty, or ends with `/`.
     prefix: String,
-    client: Client,
+    client: Arc<Client>,
     /// Two changes of one key take turns; other keys rarely wait.
     turns: [Mutex<()>; 16],
     used: Mutex<Option<(Instant, u64)>>,
@@ -95,7 +95,7 @@ impl S3Store {
             name: name.into(),
             policy,
             prefix,
-            client: Client::new(settings),
+            client: Arc::new(Client::new(settings)),
             turns: std::array::from_fn(|_| Mutex::new(())),
             used: Mutex::new(None),
         })

@@ -13,7 +13,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use s3::error::S3Error;
 use s3::serde_types::Part;
@@ -21,6 +20,7 @@ use sealflow_engine::artifact::BytesDone;
 use sealflow_engine::crash;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
 
 use super::client::Client;
 use super::fault::Fault;
@@ -80,7 +80,7 @@ pub(super) fn part_bytes(settings: &S3Settings, bytes: u64) -> u64 {
 }
 
 impl Upload<'_> {
-    pub(super) async fn send(&self, client: &Client, done: BytesDone<'_>) -> Result<(), Fault> {
+    pub(super) async fn send(&self, client: &Arc<Client>, done: BytesDone<'_>) -> Result<(), Fault> {
         if self.bytes <= part_bytes(client.settings(), self.bytes) {
             self.whole(client).await?;
             done(self.bytes);
@@ -112,7 +112,7 @@ impl Upload<'_> {
             .await
     }
 
-    async fn in_parts(&self, client: &Client, done: BytesDone<'_>) -> Result<(), Fault> {
+    async fn in_parts(&self, client: &Arc<Client>, done: BytesDone<'_>) -> Result<(), Fault> {
         let mut note = self.begin(client).await?;
         let result = self.send_parts(client, &mut note, done).await;
         if matches!(result, Err(Fault::NoUpload)) {
@@ -156,7 +156,12 @@ impl Upload<'_> {
         Ok(note)
     }
 
-    async fn send_parts(&self, client: &Client, note: &mut Note, done: BytesDone<'_>) -> Result<(), Fault> {
+    async fn send_parts(
+        &self,
+        client: &Arc<Client>,
+        note: &mut Note,
+        done: BytesDone<'_>,
+    ) -> Result<(), Fault> {
         let size = note.part_bytes;
         let count = u32::try_from(self.bytes.div_ceil(size)).unwrap_or(u32::MAX);
         let length = |part: u32| {
@@ -168,26 +173,34 @@ impl Upload<'_> {
         let missing: Vec<u32> = (1..=count)
             .filter(|part| !note.parts.contains_key(part))
             .collect();
-        let upload = note.upload.clone();
-        let send = |part: u32| {
-            let upload = upload.as_str();
-            async move {
-                let (start, bytes) = length(part);
-                let tag = self.part(client, upload, part, start, bytes).await?;
-                Ok::<_, Fault>((part, bytes, tag))
-            }
-        };
-        let mut sent = stream::iter(missing)
-            .map(send)
-            .buffer_unordered(client.settings().concurrency.max(1));
+        let mut missing = missing.into_iter().map(|part| {
+            let (start, bytes) = length(part);
+            let part = OnePart {
+                client: client.clone(),
+                object: self.object.to_owned(),
+                upload: note.upload.clone(),
+                source: self.source.clone(),
+                number: part,
+                start,
+                bytes,
+            };
+            part.send()
+        });
+        // Each is a task of its own: what it is hashed for does not hold up the others.
+        let mut sending = JoinSet::new();
+        for part in missing.by_ref().take(client.settings().concurrency.max(1)) {
+            sending.spawn(part);
+        }
         let (mut unsaved, mut result) = (0, Ok(()));
-        while let Some(one) = sent.next().await {
-            match one {
+        while let Some(one) = sending.join_next().await {
+            let broken = |error| Err(Fault::Passing(format!("sending a part: {error}")));
+            match one.unwrap_or_else(broken) {
                 Ok((part, bytes, tag)) => {
                     note.parts.insert(part, tag);
                     unsaved += 1;
                     sum += bytes;
                     done(sum);
+                    missing.next().map(|part| sending.spawn(part));
                 }
                 Err(fault) => {
                     result = Err(fault);
@@ -200,31 +213,12 @@ impl Upload<'_> {
                 crash::point("store.s3.part");
             }
         }
-        drop(sent);
+        drop(sending);
         if unsaved > 0 && !matches!(result, Err(Fault::NoUpload)) {
             let written = write_note(client, self.note, note).await;
             result = result.and(written);
         }
         result
-    }
-
-    async fn part(
-        &self,
-        client: &Client,
-        upload: &str,
-        part: u32,
-        start: u64,
-        bytes: u64,
-    ) -> Result<String, Fault> {
-        let content = self.source.read(client, start, bytes).await?;
-        let (content, object) = (&content, self.object);
-        let sent = client.call(bytes, |bucket| async move {
-            let content = content.clone();
-            bucket
-                .put_multipart_chunk(content, object, part, upload, TYPE)
-                .await
-        });
-        Ok(sent.await?.etag)
     }
 
     /// Puts the parts together. An answer that was lost is no failure if the object is there.
@@ -255,6 +249,33 @@ impl Upload<'_> {
             }
             other => other,
         }
+    }
+}
+
+/// A part on its way.
+struct OnePart {
+    client: Arc<Client>,
+    object: String,
+    upload: String,
+    source: Source,
+    number: u32,
+    start: u64,
+    bytes: u64,
+}
+
+impl OnePart {
+    /// Gives its number, its size and its tag.
+    async fn send(self) -> Result<(u32, u64, String), Fault> {
+        let content = self.source.read(&self.client, self.start, self.bytes).await?;
+        let (content, part) = (&content, &self);
+        let sent = self.client.call(self.bytes, |bucket| async move {
+            let content = content.clone();
+            bucket
+                .put_multipart_chunk(content, &part.object, part.number, &part.upload, TYPE)
+                .await
+        });
+        let tag = sent.await?.etag;
+        Ok((self.number, self.bytes, tag))
     }
 }
 

@@ -251,3 +251,28 @@ fn seeded_faults_fit_the_code() {
     }
     assert!(faults >= 60, "{faults} faults");
 }
+
+/// What `run explain` says has a stable kind, and a row in the table of docs/operating.md.
+#[test]
+fn every_kind_of_condition_is_documented() {
+    let manual = std::fs::read_to_string(root().join("docs/operating.md")).unwrap();
+    let mut kinds = BTreeSet::new();
+    for file in rust_files() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for mark in ["Condition::new(\"", "ConditionView {\n            kind: \""] {
+            // The first piece is what comes before the first one.
+            let named = text
+                .split(mark)
+                .skip(1)
+                .map(|rest| rest.split('"').next().unwrap());
+            kinds.extend(named.map(str::to_owned));
+        }
+    }
+    assert!(kinds.len() > 25 && kinds.contains("message"), "{kinds:?}");
+    for kind in kinds {
+        assert!(
+            manual.contains(&format!("`{kind}`")),
+            "docs/operating.md does not tell what `{kind}` is"
+        );
+    }
+}

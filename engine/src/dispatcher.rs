@@ -429,25 +429,7 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         .map(|executor| executor.spec().clone())
         .collect();
     let mut core = Core::new(parts.registry.clone(), specs, parts.seed);
-    let site = parts.journal.site_tail(SiteState::TAIL).await?;
-    core.restore_site(&site).map_err(JournalError::Corrupt)?;
-    let mut graphs = Graphs::default();
-    let mut last = None;
-    loop {
-        let page = parts.journal.open_histories(last.as_ref(), TAKEN_UP).await?;
-        let Some(open) = page.last() else { break };
-        last = Some(open.row.run.clone());
-        for OpenRun { row, entries } in page {
-            if let Some(rest) = row.rest {
-                core.restore_resting(&row, rest);
-                continue;
-            }
-            match replay(&*parts.journal, &row.run, entries, &mut graphs).await? {
-                Ok(state) => core.restore(state, parts.clock.now()),
-                Err(why) => core.set_aside(&row, why),
-            }
-        }
-    }
+    let graphs = restore(&mut core, &*parts.journal, &*parts.clock).await?;
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let (internal_in, internal) = mpsc::channel(QUEUE);
@@ -480,6 +462,34 @@ pub async fn open(parts: Parts) -> Result<(Dispatcher, Handle), JournalError> {
         recalls: Recalls::new(graphs),
     };
     Ok((dispatcher, handle))
+}
+
+/// Brings a new core to where the journal is. Gives the graphs that it read.
+pub(crate) async fn restore(
+    core: &mut Core,
+    journal: &dyn Journal,
+    clock: &dyn Clock,
+) -> Result<Graphs, JournalError> {
+    let site = journal.site_tail(SiteState::TAIL).await?;
+    core.restore_site(&site).map_err(JournalError::Corrupt)?;
+    let mut graphs = Graphs::default();
+    let mut last = None;
+    loop {
+        let page = journal.open_histories(last.as_ref(), TAKEN_UP).await?;
+        let Some(open) = page.last() else { break };
+        last = Some(open.row.run.clone());
+        for OpenRun { row, entries } in page {
+            if let Some(rest) = row.rest {
+                core.restore_resting(&row, rest);
+                continue;
+            }
+            match replay(journal, &row.run, entries, &mut graphs).await? {
+                Ok(state) => core.restore(state, clock.now()),
+                Err(why) => core.set_aside(&row, why),
+            }
+        }
+    }
+    Ok(graphs)
 }
 
 /// Folds the journal of one run. What is wrong with this run alone is no error of the whole.

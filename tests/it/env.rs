@@ -134,6 +134,13 @@ impl Home {
         std::fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default()
     }
 
+    /// Watches a run until it has succeeded, and shows it.
+    pub(crate) fn succeeds(&self, run: &str) -> Value {
+        let watched = self.run(&["run", "watch", run]);
+        assert_eq!(watched.code, 0, "{watched:?}\n{}", self.daemon_log());
+        self.json(&["run", "show", run, "--json"])
+    }
+
     /// Where a run stands.
     pub(crate) fn status(&self, run: &str) -> String {
         self.json(&["run", "show", run, "--json"])["status"]

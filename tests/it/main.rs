@@ -24,6 +24,7 @@ mod post;
 mod processors;
 mod reference;
 mod remote;
+mod s3_server;
 mod snap;
 mod standby;
 mod stores;

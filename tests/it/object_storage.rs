@@ -3,50 +3,38 @@
 
 use std::path::{Path, PathBuf};
 
-use sealflow_storage::testing::{BUCKET, S3Server, SECRET_KEY, Trouble};
+use sealflow_storage::testing::Trouble;
 use serde_json::{Value, json};
 
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
 use crate::env::{Home, step, wait_for, wait_hours_for};
+use crate::s3_server::Server;
 
 /// An S3 server, and a home that has a store in it.
 struct Bucket {
     home: Home,
-    server: S3Server,
+    server: Server,
     file: PathBuf,
-    // Ends last: the server lives in it.
-    _runtime: tokio::runtime::Runtime,
 }
 
 impl Bucket {
     fn new() -> Self {
         let home = Home::new();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let server = runtime.block_on(S3Server::start(&home.path().join("server")));
-        let credentials = home.path().join("credentials");
-        std::fs::write(&credentials, server.credentials(SECRET_KEY)).unwrap();
+        let server = Server::beside(&home);
         let file = home.path().join("seal.toml");
         let text = WITHOUT_C2.replace(
             "[defaults]",
             "store = { type = \"string\", default = \"store\" }\n\n[defaults]",
         );
         std::fs::write(&file, text).unwrap();
-        let bucket = Self {
-            home,
-            server,
-            file,
-            _runtime: runtime,
-        };
+        let bucket = Self { home, server, file };
         bucket.configure("credentials", "");
         bucket
     }
 
     fn configure(&self, credentials: &str, more: &str) {
-        let text = format!(
-            "[stores.bucket]\nkind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\nprefix = \"sealflow\"\n\
-             credentials = \"file\"\ncredentials_file = \"{credentials}\"\ntimeout = \"5s\"\npart_size = \"5MiB\"\n{more}",
-            self.server.endpoint
-        );
+        let more = format!("prefix = \"sealflow\"\n{more}");
+        let text = self.server.block(credentials, &more);
         std::fs::write(self.home.path().join("config.toml"), text).unwrap();
     }
 
@@ -61,12 +49,6 @@ impl Bucket {
         self.home.start(self.file.to_str().unwrap(), &params)
     }
 
-    fn succeeds(&self, run: &str) -> Value {
-        let watched = self.home.run(&["run", "watch", run]);
-        assert_eq!(watched.code, 0, "{watched:?}\n{}", self.home.daemon_log());
-        self.home.json(&["run", "show", run, "--json"])
-    }
-
     /// The output of the vanilla proofs of a sector in the bucket.
     fn proves(&self, sector: u64, comm_r: &Value) -> Value {
         let place = |kind: &str| json!({ "store": "bucket", "key": format!("{kind}/s-t01000-{sector}") });
@@ -79,7 +61,9 @@ impl Bucket {
             "partition={}",
             json!({ "partition": 0, "replicas": [replica] })
         ));
-        let shown = self.succeeds(&self.home.start(file.to_str().unwrap(), &params));
+        let shown = self
+            .home
+            .succeeds(&self.home.start(file.to_str().unwrap(), &params));
         let output = step(&shown, "window_post_vanilla")["output"].clone();
         assert_eq!(output["faults"], json!([]), "{output}");
         output
@@ -106,7 +90,7 @@ fn a_bucket_is_as_good_as_a_folder() {
     let daemon = home.daemon();
     for (store, sector) in [("store", 1), ("bucket", 2)] {
         let run = bucket.seal(store, sector, "StackedDrg2KiBV1_1", &piece);
-        let shown = bucket.succeeds(&run);
+        let shown = home.succeeds(&run);
         assert_eq!(step(&shown, "persist")["output"]["sealed"]["store"], store);
     }
     assert_eq!(
@@ -122,7 +106,7 @@ fn a_bucket_is_as_good_as_a_folder() {
     );
 
     let sectors = json!([1, { "sector": 2, "store": "bucket" }]);
-    let shown = bucket.succeeds(&home.start("window_post_offline", &deadline(&sectors)));
+    let shown = home.succeeds(&home.start("window_post_offline", &deadline(&sectors)));
     let items = step(&shown, "window_post")["items"].as_array().unwrap();
     let output = &items[0]["output"];
     assert_eq!(output["post"]["proved"].as_array().unwrap().len(), 2, "{output}");
@@ -138,7 +122,7 @@ fn a_bucket_is_as_good_as_a_folder() {
             format!("offset={offset}"),
             format!("bytes={bytes}"),
         ];
-        bucket.succeeds(&home.start("unseal", &params));
+        home.succeeds(&home.start("unseal", &params));
         let wanted = &std::fs::read(&piece).unwrap()[offset..offset + bytes];
         assert!(
             std::fs::read(&to).unwrap() == wanted,
@@ -148,7 +132,7 @@ fn a_bucket_is_as_good_as_a_folder() {
 
     // What is gone or wrong in the bucket is a fault; the rest is proved.
     std::fs::remove_file(bucket.object("sealed/s-t01000-2")).unwrap();
-    let shown = bucket.succeeds(&home.start("window_post_offline", &deadline(&sectors)));
+    let shown = home.succeeds(&home.start("window_post_offline", &deadline(&sectors)));
     let post = &step(&shown, "window_post")["items"][0]["output"]["post"];
     assert_eq!(post["proved"][0]["sector"], 1, "{post}");
     let reason = post["faults"][0]["reason"].as_str().unwrap();
@@ -183,7 +167,7 @@ fn a_small_part_of_a_sector_is_read() {
     let home = &bucket.home;
     let piece = home.file("data.bin", 5_000_000);
     let daemon = home.daemon();
-    let shown = bucket.succeeds(&bucket.seal("bucket", 7, "StackedDrg8MiBV1_1", &piece));
+    let shown = home.succeeds(&bucket.seal("bucket", 7, "StackedDrg8MiBV1_1", &piece));
     let output = bucket.proves(7, &step(&shown, "pc2")["output"]["comm_r"]);
     let read = output["post_reads"]["bytes"].as_u64().unwrap();
     let requests = output["post_reads"]["requests"].as_u64().unwrap();
@@ -199,7 +183,7 @@ fn a_small_part_of_a_sector_is_read() {
         "offset=3000000".to_owned(),
         "bytes=1000".to_owned(),
     ];
-    bucket.succeeds(&home.start("unseal", &params));
+    home.succeeds(&home.start("unseal", &params));
     assert!(std::fs::read(&to).unwrap() == std::fs::read(&piece).unwrap()[3_000_000..3_001_000]);
     daemon.stop();
     home.check_store();

@@ -3,27 +3,24 @@
 
 use std::path::{Path, PathBuf};
 
-use sealflow_storage::testing::{BUCKET, S3Server, SECRET_KEY, Trouble};
+use sealflow_storage::testing::{BUCKET, Trouble};
 use serde_json::{Value, json};
 
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
 use crate::env::{Daemon, Home, step, wait_for};
+use crate::s3_server::Server;
 
 /// A home with two folders and a bucket.
 struct Site {
     home: Home,
-    server: S3Server,
+    server: Server,
     file: PathBuf,
-    // Ends last: the server lives in it.
-    _runtime: tokio::runtime::Runtime,
 }
 
 impl Site {
     fn new() -> Self {
         let home = Home::new();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let server = runtime.block_on(S3Server::start(&home.path().join("server")));
-        std::fs::write(home.path().join("credentials"), server.credentials(SECRET_KEY)).unwrap();
+        let server = Server::beside(&home);
         let file = home.path().join("seal.toml");
         let more =
             "store = { type = \"string\", default = \"any\" }\ncopies = { type = \"uint64\", default = 2 }\n";
@@ -32,22 +29,13 @@ impl Site {
             WITHOUT_C2.replace("[defaults]", &format!("{more}\n[defaults]")),
         )
         .unwrap();
-        let site = Self {
-            home,
-            server,
-            file,
-            _runtime: runtime,
-        };
+        let site = Self { home, server, file };
         site.configure("");
         site
     }
 
     fn bucket(&self) -> String {
-        format!(
-            "[stores.bucket]\nkind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\ncredentials = \"file\"\n\
-             credentials_file = \"credentials\"\ntimeout = \"5s\"\nattempts = 3\npart_size = \"5MiB\"\n",
-            self.server.endpoint
-        )
+        self.server.block("credentials", "attempts = 3\n")
     }
 
     /// `store` is for reading only, so that what there is to choose are `fast` and `bucket`.
@@ -71,12 +59,6 @@ impl Site {
         self.home.start(self.file.to_str().unwrap(), &params)
     }
 
-    fn succeeds(&self, run: &str) -> Value {
-        let watched = self.home.run(&["run", "watch", run]);
-        assert_eq!(watched.code, 0, "{watched:?}\n{}", self.home.daemon_log());
-        self.home.json(&["run", "show", run, "--json"])
-    }
-
     fn unseals(&self, sector: u64) {
         let to = self
             .home
@@ -87,7 +69,7 @@ impl Site {
             format!("sector={sector}"),
             format!("output={}", to.display()),
         ];
-        self.succeeds(&self.home.start("unseal", &params));
+        self.home.succeeds(&self.home.start("unseal", &params));
         let wanted = std::fs::read(self.home.path().join("data.bin")).unwrap();
         assert!(std::fs::read(&to).unwrap() == wanted, "sector {sector}");
     }
@@ -189,7 +171,7 @@ fn a_sector_is_kept_in_two_stores_and_either_is_enough() {
     let site = Site::new();
     let home = &site.home;
     let daemon = home.daemon();
-    let shown = site.succeeds(&site.seal(1, &[]));
+    let shown = site.home.succeeds(&site.seal(1, &[]));
     let output = &step(&shown, "persist")["output"];
     assert_eq!(
         output["sealed"]["store"], "fast",
@@ -208,7 +190,9 @@ fn a_sector_is_kept_in_two_stores_and_either_is_enough() {
     std::fs::write(&vanilla, VANILLA).unwrap();
     let prove = || {
         let params = ["miner=f01000", "deadline=3", "sectors=[1]", "store=any"].map(str::to_owned);
-        let shown = site.succeeds(&home.start(vanilla.to_str().unwrap(), &params));
+        let shown = site
+            .home
+            .succeeds(&home.start(vanilla.to_str().unwrap(), &params));
         step(&shown, "window_post_vanilla")["items"][0]["output"].clone()
     };
     let sealed = site.in_folder("sealed/s-t01000-1");
@@ -312,11 +296,11 @@ fn stores_that_cannot_take_a_sector_are_passed_over_and_say_why() {
     site.configure(more);
     home.ok(&["store", "drain", "drained", "--mark-only"]);
     let daemon = home.daemon();
-    site.succeeds(&site.seal(1, &[]));
+    site.home.succeeds(&site.seal(1, &[]));
     assert_eq!(site.find(1), ["bucket", "fast"]);
     // A bucket that does not answer is passed over where there is another; it is not waited for.
     site.server.always(|_, _| true, Trouble::Drop);
-    let shown = site.succeeds(&site.seal(2, &["copies=1"]));
+    let shown = site.home.succeeds(&site.seal(2, &["copies=1"]));
     assert_eq!(step(&shown, "persist")["output"]["sealed"]["store"], "fast");
     // Too few are to be had: it is tried again, and every store says why.
     let run = site.seal(3, &["copies=2"]);
@@ -371,7 +355,8 @@ fn a_sector_is_whole_somewhere_whenever_a_move_is_killed() {
     ];
     let sectors: Vec<u64> = (1..=2).collect();
     for sector in &sectors {
-        site.succeeds(&site.seal(*sector, &["store=bucket", "copies=1"]));
+        site.home
+            .succeeds(&site.seal(*sector, &["store=bucket", "copies=1"]));
     }
     // Runs go on while sectors are moved: the daemon does not stop.
     let (mut from, mut to) = ("bucket", "fast");
@@ -418,7 +403,7 @@ fn only_what_nothing_needs_is_collected_whenever_that_is_killed() {
     let home = &site.home;
     // A sector that lies there as Lotus leaves it, one that is whole, and one whose run came to nothing.
     let daemon = home.daemon();
-    site.succeeds(&site.seal(1, &[]));
+    site.home.succeeds(&site.seal(1, &[]));
     daemon.stop();
     for kind in ["sealed", "cache"] {
         let copied = std::process::Command::new("cp")
@@ -497,7 +482,7 @@ fn sectors_that_were_sealed_elsewhere_are_taken_in_once_they_are_seen_to_be_whol
     let site = Site::new();
     let home = &site.home;
     let daemon = home.daemon();
-    let shown = site.succeeds(&site.seal(7, &["store=fast", "copies=1"]));
+    let shown = site.home.succeeds(&site.seal(7, &["store=fast", "copies=1"]));
     let exported = home.ok(&["sector", "export"]);
     let info = home.path().join("info.json");
     std::fs::write(&info, &exported).unwrap();
@@ -572,7 +557,7 @@ fn the_index_is_right_without_its_file_and_whatever_a_server_lists() {
     let site = Site::new();
     let home = &site.home;
     let daemon = home.daemon();
-    site.succeeds(&site.seal(1, &[]));
+    site.home.succeeds(&site.seal(1, &[]));
     let listed = || home.json(&["sector", "list", "--json"]);
     let first = listed();
     assert_eq!(first.as_array().unwrap().len(), 2, "{first}");

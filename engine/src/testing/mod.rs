@@ -12,7 +12,6 @@ mod journal_suite;
 mod memory;
 mod memory_store;
 mod sample;
-#[cfg(test)]
 mod sim;
 mod store_suite;
 
@@ -21,4 +20,5 @@ pub use journal_suite::{commit, journal_suite};
 pub use memory::MemoryJournal;
 pub use memory_store::MemoryStore;
 pub use sample::SampleRun;
+pub use sim::site::{Next, installation_suite};
 pub use store_suite::artifact_store_suite;

@@ -3,11 +3,16 @@
 //! `plan` says what happens, `graph` and `stages` make a workflow of it, `world` lives it. `ledger` is a
 //! second, independent reading of the log that knows the invariants and nothing of `RunState`.
 
+#[cfg(test)]
 mod graph;
+#[cfg(test)]
 mod ledger;
+#[cfg(test)]
 mod plan;
-mod site;
+pub(super) mod site;
+#[cfg(test)]
 mod stages;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
 mod world;

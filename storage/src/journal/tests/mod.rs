@@ -1,12 +1,13 @@
 //! The journal obeys the law of journals on every store, and refuses what it must not open.
 //!
 //! On disk that is SurrealKV; `SEALFLOW_TEST_STORE=rocksdb`, with the feature of that name, does the same
-//! on RocksDB. A server is tested if `SEALFLOW_TEST_SERVER` is its URL: its database `sealflow` is removed.
+//! on RocksDB. What needs a server is left to `just long-remote`, whose database `sealflow` is removed.
 
 mod archives;
 mod compaction;
 mod crash;
 mod full;
+mod installations;
 mod messages;
 mod opening;
 mod whole;

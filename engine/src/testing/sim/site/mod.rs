@@ -4,6 +4,12 @@
 //! has the workflows and what their work gives, `store` the model store, `machines` the places where work is
 //! done, `world` lives, `book` reads everything that is durable and knows what must hold.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "test support: a broken expectation is a failed test"
+)]
+
+mod backend;
 mod book;
 mod flows;
 mod machines;
@@ -13,6 +19,42 @@ mod tests;
 mod world;
 
 use std::collections::BTreeMap;
+
+use self::backend::OnJournal;
+use self::world::World;
+use crate::journal::Journal;
+
+/// Lives an installation once on the model store and once on a journal, and compares: whatever the journal is asked for
+/// at a restart is what the model has, both lives are the same, and what a daemon commits after another one took the
+/// journal is refused. `next` is a daemon that follows one: at a restart, when the first is gone, or beside it.
+///
+/// # Errors
+/// What went wrong, with the seed.
+pub fn installation_suite<J: Journal>(
+    seed: u64,
+    runtime: &tokio::runtime::Handle,
+    first: J,
+    next: impl FnMut(J, Next) -> (J, Option<J>) + 'static,
+) -> Result<(), String> {
+    let model = World::live(seed, None)?;
+    let journal = OnJournal::new(runtime.clone(), first, Box::new(next));
+    let real = World::live(seed, Some(Box::new(journal)))?;
+    if model == real {
+        return Ok(());
+    }
+    Err(format!(
+        "seed {seed} lives otherwise on the journal: {real:?} instead of {model:?}"
+    ))
+}
+
+/// How a daemon follows another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The first one has ended.
+    Restart,
+    /// The first one goes on; it is given back.
+    Beside,
+}
 
 /// Numbers that look random (SplitMix64): the same seed gives the same life.
 #[derive(Debug, Clone)]
@@ -44,17 +86,11 @@ impl Dice {
 }
 
 /// How often things happened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Stats(BTreeMap<&'static str, u32>);
 
 impl Stats {
     fn count(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (what, count) in &other.0 {
-            *self.0.entry(what).or_default() += count;
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::core::Effect;
 use crate::event::Entry;
 use crate::id::RunId;
-use crate::journal::Append;
+use crate::journal::{Append, Batch};
 use crate::rows::{RunRow, run_row};
 use crate::run::RunState;
 use crate::site::SiteEntry;
@@ -54,6 +54,8 @@ pub(super) struct Store {
     /// How much of each is durable.
     synced: BTreeMap<RunId, usize>,
     synced_site: usize,
+    /// What is visible and not durable yet, as one commit.
+    unsynced: Batch,
 }
 
 impl Store {
@@ -74,18 +76,20 @@ impl Store {
             }
             logged.entries.push(append.entry.clone());
             logged.rows.push(append.row.clone());
+            self.unsynced.push(append.clone());
         }
         for entry in &group.site {
             if entry.seq != self.site.len() as u64 + 1 {
                 return Err(format!("entry {} of the site is there", entry.seq));
             }
             self.site.push(entry.clone());
+            self.unsynced.site.push(entry.clone());
         }
         Ok(())
     }
 
-    /// Makes everything durable that is visible; gives the runs that this is about.
-    pub(super) fn sync(&mut self) -> Result<Vec<RunId>, String> {
+    /// Makes everything durable that is visible; gives the runs that this is about, and the commit.
+    pub(super) fn sync(&mut self) -> Result<(Vec<RunId>, Batch), String> {
         let mut changed = Vec::new();
         for (run, logged) in &self.runs {
             let count = logged.entries.len();
@@ -98,7 +102,7 @@ impl Store {
             }
         }
         self.synced_site = self.site.len();
-        Ok(changed)
+        Ok((changed, std::mem::take(&mut self.unsynced)))
     }
 
     /// Entries of a run that are durable and that nobody has read in this way before.
@@ -106,18 +110,16 @@ impl Store {
         &self.runs[run].entries[from..]
     }
 
-    /// The machine stops: what was not synced is gone. Says whether anything was.
-    pub(super) fn lose(&mut self) -> bool {
-        let mut lost = self.site.len() > self.synced_site;
+    /// The machine stops: what was not synced is gone, and given.
+    pub(super) fn lose(&mut self) -> Batch {
         self.site.truncate(self.synced_site);
         for (run, logged) in &mut self.runs {
             let kept = self.synced.get(run).copied().unwrap_or_default();
-            lost |= logged.entries.len() > kept;
             logged.entries.truncate(kept);
             logged.rows.truncate(kept);
             logged.graphs.retain(|(seq, _)| *seq <= kept as u64);
         }
         self.runs.retain(|_, logged| !logged.entries.is_empty());
-        lost
+        std::mem::take(&mut self.unsynced)
     }
 }

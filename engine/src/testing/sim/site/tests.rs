@@ -1,7 +1,8 @@
 //! Many lives of whole installations, each under a seed.
 
-use super::Stats;
 use super::world::World;
+use super::{Next, Stats, installation_suite};
+use crate::testing::MemoryJournal;
 
 /// A number from the environment.
 fn given(name: &str) -> Option<u64> {
@@ -11,8 +12,12 @@ fn given(name: &str) -> Option<u64> {
 fn lives(seeds: impl Iterator<Item = u64>) -> Stats {
     let mut stats = Stats::default();
     for seed in seeds {
-        match World::live(seed) {
-            Ok(of_one) => stats.add(&of_one),
+        match World::live(seed, None) {
+            Ok(of_one) => {
+                for (what, count) in of_one.0 {
+                    *stats.0.entry(what).or_default() += count;
+                }
+            }
             Err(why) => panic!(
                 "{why}\n  again: SEALFLOW_SEED={seed} cargo test --release -p sealflow-engine --lib site::"
             ),
@@ -27,6 +32,21 @@ fn installations_come_to_a_good_end() {
     match given("SEALFLOW_SEED") {
         Some(seed) => drop(lives(std::iter::once(seed))),
         None => drop(lives(0..given("SEALFLOW_CASES").unwrap_or(150))),
+    }
+}
+
+/// The same lives on a journal that does what the trait says.
+#[test]
+fn a_journal_makes_no_difference() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for seed in 0..given("SEALFLOW_CASES").unwrap_or(150).min(300) {
+        let next = |before: MemoryJournal, how| {
+            let after = before.successor();
+            (after, (how == Next::Beside).then_some(before))
+        };
+        if let Err(why) = installation_suite(seed, runtime.handle(), MemoryJournal::default(), next) {
+            panic!("{why}");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::backend::Backend;
 use super::book::Book;
 use super::flows::{STARTED, edited, graph, registry, triggered};
 use super::machines::{Job, Remote, Standing, own};
@@ -50,6 +51,8 @@ pub(super) struct World {
     /// By how much the wall clock was set forward.
     skew: u64,
     pub(super) store: Store,
+    /// A journal that must say what the model says.
+    journal: Option<Box<dyn Backend>>,
     pub(super) book: Book,
     wanted: Vec<Wanted>,
     asks: Vec<u64>,
@@ -73,8 +76,9 @@ const END_MS: u64 = 40_000_000;
 
 impl World {
     /// Lives one life.
-    pub(super) fn live(seed: u64) -> Result<Stats, String> {
+    pub(super) fn live(seed: u64, journal: Option<Box<dyn Backend>>) -> Result<Stats, String> {
         let mut world = Self::new(seed);
+        world.journal = journal;
         world
             .run()
             .map_err(|why| format!("{why}\n  after {} ms, seed {seed}", world.now))?;
@@ -114,6 +118,7 @@ impl World {
             now: 0,
             skew: 0,
             store: Store::default(),
+            journal: None,
             book: Book::default(),
             wanted,
             asks,
@@ -267,7 +272,10 @@ impl World {
                 }
                 _ => {
                     self.stats.count("fenced");
-                    self.store.lose();
+                    let late = self.store.lose();
+                    if let Some(journal) = &mut self.journal {
+                        journal.fence(&late)?;
+                    }
                     false
                 }
             };
@@ -281,7 +289,12 @@ impl World {
     }
 
     fn durable(&mut self) -> Result<(), String> {
-        let changed = self.store.sync()?;
+        let (changed, batch) = self.store.sync()?;
+        if let Some(journal) = &mut self.journal
+            && !batch.is_empty()
+        {
+            journal.commit(&batch)?;
+        }
         self.book.read(&self.store, &changed, &mut self.stats)
     }
 
@@ -289,7 +302,7 @@ impl World {
     fn restart(&mut self, unsynced: bool) -> Result<(), String> {
         if unsynced {
             if self.dice.one_in(2) {
-                if self.store.lose() {
+                if !self.store.lose().is_empty() {
                     self.stats.count("an unsynced suffix was lost");
                 }
             } else {
@@ -308,16 +321,7 @@ impl World {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.lives.to_le_bytes());
         self.core = Core::new(self.registry.clone(), own(), seed);
-        self.core.restore_site(&self.store.site)?;
-        let now = self.now();
-        for logged in self.store.runs.values() {
-            let row = logged.row();
-            match (row.status.is_final(), row.rest) {
-                (true, _) => {}
-                (false, Some(rest)) => self.core.restore_resting(row, rest),
-                (false, None) => self.core.restore(logged.fold()?, now),
-            }
-        }
+        self.restore()?;
         for machine in &mut self.machines {
             machine.heard = None;
             if let Standing::Here(_) = machine.standing {
@@ -334,6 +338,25 @@ impl World {
             wanted.told = keys.contains(wanted.key.as_str());
         }
         self.triggers_on = self.core.site().all_triggers().len() == self.triggers.len();
+        Ok(())
+    }
+
+    /// Brings the core to where the store is: by the model, or as the dispatcher does it by the journal.
+    fn restore(&mut self) -> Result<(), String> {
+        let now = self.now();
+        if let Some(journal) = &mut self.journal {
+            journal.restore(&mut self.core, now)?;
+            return journal.compare(&self.store);
+        }
+        self.core.restore_site(&self.store.site)?;
+        for logged in self.store.runs.values() {
+            let row = logged.row();
+            match row.rest {
+                _ if row.status.is_final() && row.discarding.is_empty() => {}
+                Some(rest) => self.core.restore_resting(row, rest),
+                None => self.core.restore(logged.fold()?, now),
+            }
+        }
         Ok(())
     }
 
@@ -595,6 +618,9 @@ impl World {
                     return Err(format!("{} has ended, and works", state.id));
                 }
             }
+        }
+        if let Some(journal) = &self.journal {
+            journal.compare(&self.store)?;
         }
         self.book.everybody_was_told(&self.store)
     }

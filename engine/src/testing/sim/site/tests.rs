@@ -100,6 +100,7 @@ fn the_lives_are_rich() {
         "stopped anywhere",
         "subject in use",
         "the clock jumped",
+        "the clock went back",
         "times were missed",
         "unknown outcome",
         "unknown outcome, landed",

@@ -48,8 +48,8 @@ pub(super) struct World {
     pub(super) core: Core,
     /// Milliseconds since the beginning, without jumps.
     pub(super) now: u64,
-    /// By how much the wall clock was set forward.
-    skew: u64,
+    /// By how much the wall clock is before the monotonic one, in milliseconds.
+    skew: i64,
     pub(super) store: Store,
     /// A journal that must say what the model says.
     journal: Option<Box<dyn Backend>>,
@@ -139,7 +139,7 @@ impl World {
     /// The monotonic clock never jumps.
     pub(super) fn now(&self) -> Now {
         Now {
-            wall_ms: BEGIN + self.now + self.skew,
+            wall_ms: (BEGIN + self.now).saturating_add_signed(self.skew),
             mono_ms: self.now,
         }
     }
@@ -159,8 +159,14 @@ impl World {
                 self.restart(unsynced)?;
             }
             if !self.is_calm() && self.dice.one_in(400) {
-                self.stats.count("the clock jumped");
-                self.skew += self.dice.below(120_000);
+                let jump = self.dice.below(120_000).cast_signed();
+                if self.dice.one_in(3) {
+                    self.stats.count("the clock went back");
+                    self.skew -= jump;
+                } else {
+                    self.stats.count("the clock jumped");
+                    self.skew += jump;
+                }
             }
             let now = self.now();
             self.core.tick(now);
@@ -197,7 +203,7 @@ impl World {
 
     fn next(&self) -> Option<u64> {
         let (wall, mono) = self.core.next_due();
-        let wall = wall.map(|at| at.saturating_sub(BEGIN + self.skew));
+        let wall = wall.map(|at| at.saturating_sub(BEGIN.saturating_add_signed(self.skew)));
         let wanted = self.wanted.iter().filter(|one| !one.told).map(|one| one.at);
         let times = wall.into_iter().chain(mono).chain(self.next_word());
         let times = times.chain(wanted).chain(self.asks.iter().copied());

@@ -99,18 +99,19 @@ impl Embedded {
     /// every change, before anyone is told of it.
     ///
     /// # Errors
-    /// The log cannot be looked at, or the store cannot be closed or opened again: then it stays closed.
+    /// The log cannot be looked at, the store cannot be closed or opened again (then it stays closed), or no table could be
+    /// made. Whatever was changed before is in the log.
     pub(super) async fn shorten_log(&self) -> Result<(), String> {
         let Some((folder, most)) = self.how.log.clone() else {
             return Ok(());
         };
-        let look = {
-            let folder = folder.clone();
-            self.thread.run(async move { Log::look(&folder) })
+        let look = async || {
+            let looked = folder.clone();
+            let look = self.thread.run(async move { Log::look(&looked) });
+            let failed = |error| format!("looking at {}: {error}", folder.display());
+            look.await?.map_err(failed)
         };
-        let log = look
-            .await?
-            .map_err(|error| format!("looking at {}: {error}", folder.display()))?;
+        let log = look().await?;
         if log.bytes < most && log.files < 2 {
             return Ok(());
         }
@@ -125,6 +126,14 @@ impl Embedded {
                 .await
                 .map_err(|error| error.to_string())?,
         );
+        // The store says it to its own log alone when it could not. The log has everything, and is read again with it; but
+        // the next change would try again, and the one after it, until the memory is full.
+        if look().await?.bytes >= log.bytes {
+            return Err(format!(
+                "its log of {} MiB stays as it is; make room on its disk",
+                log.bytes >> 20
+            ));
+        }
         tracing::debug!(log.bytes, log.files, took = ?begun.elapsed(), "made a table of the store's log");
         Ok(())
     }

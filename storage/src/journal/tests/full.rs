@@ -142,3 +142,54 @@ async fn what_was_acknowledged_is_there_whenever_a_table_was_made() {
     }
     journal.close().await.unwrap();
 }
+
+/// As on a full disk: what is acknowledged is in the log, and nothing more is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_made_ends_the_daemon_and_loses_nothing() {
+    const LOG: u64 = 64 << 10;
+    let folder = TempDir::new().unwrap();
+    let (journal_folder, tables) = (
+        folder.path().join("journal"),
+        folder.path().join("journal/sstables"),
+    );
+    let url = format!("surrealkv://{}", journal_folder.display());
+    let journal = SurrealJournal::open(&url, options(folder.path(), LOG))
+        .await
+        .unwrap();
+    // Where tables should go nothing can go.
+    std::fs::remove_dir(&tables).unwrap();
+    std::fs::write(&tables, "").unwrap();
+    let (mut n, mut acknowledged) = (0, Vec::new());
+    let error = loop {
+        n += 1;
+        assert!(n < 5000, "no tables are made");
+        let (run, start) = SampleRun::start(n, None);
+        match commit(&journal, [start]).await {
+            Ok(()) => acknowledged.push(run.id()),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(
+        error.contains("make room on its disk") || error.contains("table"),
+        "{error}"
+    );
+    let (_, another) = SampleRun::start(n + 1, None);
+    assert!(commit(&journal, [another]).await.is_err(), "it goes on");
+    drop(journal);
+    std::fs::remove_file(&tables).unwrap();
+    std::fs::create_dir(&tables).unwrap();
+    let journal = SurrealJournal::open(&url, options(folder.path(), LOG))
+        .await
+        .unwrap();
+    assert!(acknowledged.len() > 10, "{}", acknowledged.len());
+    for run in &acknowledged {
+        assert!(journal.run(run).await.unwrap().is_some(), "{run}");
+    }
+    assert_eq!(check(&journal).await.unwrap().problems, Vec::new());
+    // There is room again: the table is made with the next change.
+    let (_, next) = SampleRun::start(n + 2, None);
+    commit(&journal, [next]).await.unwrap();
+    let log: u64 = logs(&journal_folder).iter().map(|(_, bytes)| bytes).sum();
+    assert!(log < LOG, "{log}");
+    journal.close().await.unwrap();
+}

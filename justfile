@@ -50,6 +50,10 @@ long-remote URL:
 long-simulation SEED="1000000":
     SEALFLOW_SEED={{SEED}} cargo test --release -p sealflow-engine --lib -- --ignored --nocapture sim::site::tests::without_end
 
+# The same lives on real journals, in memory and on disk; so many seeds from one on
+long-lives N="100" SEED="0":
+    SEALFLOW_CASES={{N}} SEALFLOW_SEED={{SEED}} cargo test --release --workspace --lib lives_are_the_same
+
 # Power cuts: the journal's writes and syncs are recorded (needs strace), and the disk is put together as it may be after each cut
 long-power-cuts COMMITS="200" CUTS="60":
     cargo run --release -p sealflow-storage --example power_loss -- "${TMPDIR:-/tmp}" {{COMMITS}} {{CUTS}}
@@ -93,6 +97,10 @@ long-stores MIB="1024" FOLDER="/tmp/sealflow-stores":
     mkdir -p {{FOLDER}}
     tests/stores/throughput.sh "${CARGO_TARGET_DIR:-target}/release/examples/store_throughput" {{FOLDER}} {{MIB}} | tee {{FOLDER}}.jsonl
     tests/stores/ratios.py {{FOLDER}}.jsonl
+
+# A store's copies on a file system that shares blocks: FOLDER is on btrfs or XFS
+long-shared-blocks FOLDER:
+    SEALFLOW_TEST_FOLDER={{FOLDER}} cargo test --release --workspace --lib -- --ignored a_file_system_that_shares_blocks
 
 # Bytes and requests of the vanilla proofs of WindowPoSt, for a 512 MiB sector in a bucket (half an hour of two idle cores)
 long-post-reads:

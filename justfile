@@ -91,6 +91,10 @@ bench-journal:
 bench-runs N="10000":
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/many_runs" {{N}}
 
+# The memory that the journal's store takes as it grows, and how long its longest commit is (a gigabyte a minute)
+long-journal MIB="2048":
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/journal_size" {{MIB}}
+
 # Stores beside cp and the AWS command line (from PyPI): ratios, and the most memory of ours (some minutes)
 long-stores MIB="1024" FOLDER="/tmp/sealflow-stores":
     cargo build --release --workspace --features sealflow-storage/testing --example store_throughput

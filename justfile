@@ -38,6 +38,10 @@ long-512mib:
 long-batches:
     cargo test --release --workspace --test it -- --ignored --nocapture ten_sectors_of_two_miners
 
+# What arrives from the chain, fuzzed by coverage: so many seconds for each target (needs a C++ compiler; builds the crate `chain` with instrumentation)
+long-fuzz SECONDS="300":
+    chain/fuzz/run.sh {{SECONDS}}
+
 # The journal's tests on RocksDB; needs a C++ compiler and libclang, and builds the database again
 long-rocksdb:
     SEALFLOW_TEST_STORE=rocksdb cargo test --release --workspace --features rocksdb --lib journal::

@@ -11,7 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use filecoin_proofs_api::post::{verify_window_post, verify_winning_post};
+use filecoin_proofs_api::post::{
+    generate_winning_post_sector_challenge, verify_window_post, verify_winning_post,
+};
 use filecoin_proofs_api::seal::{
     compute_comm_d, get_seal_inputs, verify_aggregate_seal_commit_proofs, verify_seal,
 };
@@ -196,6 +198,24 @@ impl Verifier for ProofsVerifier {
         self.post(claim, proof, true)
     }
 
+    fn winning_challenge(
+        &self,
+        proof_type: types::RegisteredPoStProof,
+        miner: types::ActorID,
+        randomness: [u8; 32],
+        sectors: u64,
+    ) -> Option<Vec<u64>> {
+        let proof_type = post_type(proof_type)?;
+        if sectors == 0 {
+            return None;
+        }
+        let seed = for_post(randomness);
+        let drawn = catch_unwind(AssertUnwindSafe(|| {
+            generate_winning_post_sector_challenge(proof_type, &seed, sectors, prover_id(miner))
+        }));
+        drawn.ok()?.ok()
+    }
+
     fn comm_d(&self, proof_type: types::RegisteredSealProof, pieces: &[Piece]) -> Option<[u8; 32]> {
         let proof_type = SealProof(seal_type(proof_type)?);
         let mut end = 0_u64;
@@ -361,6 +381,27 @@ mod tests {
             ..zeros(1024)
         };
         assert_ne!(verifier.comm_d(seal, &[data]), Some(tree::zeros_root(2048)));
+    }
+
+    #[test]
+    fn one_sector_is_drawn_for_a_winning_proof() {
+        let verifier = ProofsVerifier::default();
+        let winning = types::RegisteredPoStProof::from(0);
+        // By another program: SHA-256 of prover, randomness and zero, of which the first eight bytes count.
+        for (byte, expected) in (0..8).zip([0, 1, 2, 2, 4, 0, 3, 3]) {
+            let drawn = verifier.winning_challenge(winning, 1000, [byte; 32], 5);
+            assert_eq!(drawn, Some(vec![expected]), "{byte}");
+        }
+        // The two highest bits are no part of the randomness.
+        let masked = |last| {
+            let mut randomness = [7; 32];
+            randomness[31] = last;
+            verifier.winning_challenge(winning, 1000, randomness, 1000)
+        };
+        assert_eq!(masked(0xff), masked(0x3f));
+        assert_eq!(verifier.winning_challenge(winning, 1000, [1; 32], 0), None);
+        let window = types::RegisteredPoStProof::from(10);
+        assert_eq!(verifier.winning_challenge(window, 1000, [1; 32], 5), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fvm_ipld_encoding::RawBytes;
 use fvm_ipld_encoding::tuple::{Deserialize_tuple, Serialize_tuple};
 
-use crate::message::SignedMessage;
+use crate::message::{SignedMessage, cid_of};
 use crate::types::{Address, ChainEpoch, Cid, ExitCode};
 
 use super::block::Block;
@@ -20,12 +20,14 @@ pub(super) struct Receipt {
     pub(super) events_root: Option<Cid>,
 }
 
-/// A tipset of one block, executed: what its messages did is kept with it and told by its children.
+/// A tipset, executed: what its messages did is kept with it and told by its children.
 #[derive(Debug, Clone, Serialize_tuple, Deserialize_tuple)]
 pub(super) struct Tip {
+    /// Its name here: see [`name`].
     pub(super) cid: Cid,
-    pub(super) block: Block,
-    /// In the order in which they were executed.
+    /// With their CIDs, smallest ticket first. Never none.
+    pub(super) blocks: Vec<(Cid, Block)>,
+    /// In the order in which they were executed; what several blocks hold is there once.
     pub(super) messages: Vec<SignedMessage>,
     pub(super) receipts: Vec<Receipt>,
     /// The list of receipts, as the children's headers name it.
@@ -36,11 +38,33 @@ pub(super) struct Tip {
 
 impl Tip {
     pub(super) fn height(&self) -> ChainEpoch {
-        self.block.height
+        self.first().height
     }
 
+    /// The block with the smallest ticket. All have the same parents, height and base fee.
+    pub(super) fn first(&self) -> &Block {
+        &self.blocks[0].1
+    }
+
+    /// The CIDs of its blocks, as headers of its children name it.
+    pub(super) fn key(&self) -> Vec<Cid> {
+        self.blocks.iter().map(|(cid, _)| *cid).collect()
+    }
+
+    /// The name of the tipset before it.
     pub(super) fn parent(&self) -> Option<Cid> {
-        self.block.parents.first().copied()
+        name(&self.first().parents)
+    }
+}
+
+/// One CID for a key: that of its block, or of the list of several. Nothing for an empty key.
+pub(super) fn name(key: &[Cid]) -> Option<Cid> {
+    match key {
+        [] => None,
+        [one] => Some(*one),
+        several => fvm_ipld_encoding::to_vec(several)
+            .ok()
+            .map(|bytes| cid_of(&bytes)),
     }
 }
 
@@ -58,6 +82,8 @@ pub(super) struct Chain {
     main: BTreeMap<ChainEpoch, Cid>,
     head: Arc<Tip>,
     genesis: Arc<Tip>,
+    /// The first tipset with a block.
+    by_block: HashMap<Cid, Cid>,
     by_message: HashMap<Cid, Vec<Cid>>,
     by_nonce: HashMap<(Address, u64), Vec<Cid>>,
 }
@@ -69,6 +95,11 @@ impl Chain {
             tips: HashMap::from([(genesis.cid, genesis.clone())]),
             main: BTreeMap::from([(genesis.height(), genesis.cid)]),
             head: genesis.clone(),
+            by_block: genesis
+                .key()
+                .into_iter()
+                .map(|block| (block, genesis.cid))
+                .collect(),
             genesis,
             by_message: HashMap::new(),
             by_nonce: HashMap::new(),
@@ -87,6 +118,11 @@ impl Chain {
         self.tips.get(cid)
     }
 
+    /// A tipset that has this block.
+    pub(super) fn holder(&self, block: &Cid) -> Option<&Arc<Tip>> {
+        self.tips.get(self.by_block.get(block)?)
+    }
+
     pub(super) fn parent(&self, tip: &Tip) -> Option<&Arc<Tip>> {
         self.tips.get(&tip.parent()?)
     }
@@ -94,6 +130,9 @@ impl Chain {
     /// Adds a tipset whose parent is known. The head stays.
     pub(super) fn add(&mut self, tip: Tip) -> Arc<Tip> {
         let tip = Arc::new(tip);
+        for block in tip.key() {
+            self.by_block.entry(block).or_insert(tip.cid);
+        }
         for signed in &tip.messages {
             for cid in message_cids(signed) {
                 let places = self.by_message.entry(cid).or_default();
@@ -231,7 +270,7 @@ impl Chain {
         }
         let found = self.at_or_after(tip, epoch.max(0));
         let found = found.ok_or_else(|| format!("no tipset at or after {epoch}"))?;
-        Ok(found.block.ticket.vrf_proof.clone())
+        Ok(found.first().ticket.vrf_proof.clone())
     }
 }
 

@@ -1,5 +1,7 @@
-//! The devnet's node: chain, pool and state behind one lock. Blocks are made here, and nowhere else.
+//! The devnet's node: chain, pool and state behind one lock. Tipsets are made here, and nowhere else: of the blocks that
+//! miners handed in, or of one of its own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
@@ -8,16 +10,18 @@ use crate::message::SignedMessage;
 use crate::types::state::Amtv0;
 use crate::types::{Address, BytesDe, ChainEpoch, Cid, TokenAmount};
 
-use super::block::{self, Parts};
-use super::chain::{Chain, Change, Receipt, Tip};
+use super::block::{self, Block, Parts};
+use super::chain::{self, Chain, Change, Receipt, Tip};
 use super::error::DevnetError;
 use super::faults::Faults;
 use super::folder::{Genesis, Keys};
 use super::genesis::genesis_tip;
 use super::log::{Log, Record};
 use super::mempool::{Account, Mempool};
+use super::mining::{Given, Submitted};
 use super::profile::Profile;
-use super::root::Root;
+use super::root::{PRODUCER, Root};
+use super::snapshots::Snapshots;
 use super::store::{Overlay, Store};
 use super::vm::{self, Charge, Network, Vm};
 
@@ -39,6 +43,10 @@ pub(super) struct Core {
     pub(super) faults: Faults,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) height: watch::Sender<ChainEpoch>,
+    /// Blocks for the epoch after the head. A stop forgets them, as it does the epoch they were for.
+    pub(super) submitted: Vec<Submitted>,
+    pub(super) given: Given,
+    pub(super) snapshots: Snapshots,
     branch: u64,
     log: Option<Log>,
 }
@@ -67,9 +75,11 @@ impl Core {
         let mut records = records.into_iter();
         let first = match records.next() {
             Some(Record::Tip(objects, tip)) => {
-                objects
-                    .into_iter()
-                    .for_each(|(cid, bytes)| store.add(cid, bytes.0));
+                keep(&mut store, objects);
+                Tip::from(*tip)
+            }
+            Some(Record::Tipset(objects, tip)) => {
+                keep(&mut store, objects);
                 *tip
             }
             Some(_) => {
@@ -80,7 +90,7 @@ impl Core {
             None => {
                 let (tip, fresh) = genesis_tip(&genesis, &keys)?;
                 if let Some(log) = &mut log {
-                    log.append(&[Record::Tip(as_bytes(&fresh), Box::new(tip.clone()))])?;
+                    log.append(&[Record::Tipset(as_bytes(&fresh), Box::new(tip.clone()))])?;
                     log.sync()?;
                 }
                 fresh.into_iter().for_each(|(cid, bytes)| store.add(cid, bytes));
@@ -99,6 +109,9 @@ impl Core {
             faults: Faults::default(),
             changes: broadcast::Sender::new(BEHIND),
             height: watch::Sender::new(0),
+            submitted: Vec::new(),
+            given: Given::default(),
+            snapshots: Snapshots::default(),
             branch: 0,
             log,
         };
@@ -110,9 +123,11 @@ impl Core {
     fn replay(&mut self, record: Record) -> Result<(), DevnetError> {
         match record {
             Record::Tip(objects, tip) => {
-                objects
-                    .into_iter()
-                    .for_each(|(cid, bytes)| self.store.add(cid, bytes.0));
+                keep(&mut self.store, objects);
+                self.chain.add(Tip::from(*tip));
+            }
+            Record::Tipset(objects, tip) => {
+                keep(&mut self.store, objects);
                 self.chain.add(*tip);
             }
             Record::Head(cid) => {
@@ -123,6 +138,7 @@ impl Core {
                 held.for_each(|signed| self.mempool.included(signed));
             }
             Record::Pending(signed) => self.mempool.put(*signed),
+            Record::EmptyPool => self.mempool.clear(),
             Record::Dropped(cid) => drop(self.mempool.drop_message(&cid)),
             Record::BaseFee(fee) => self.base_fee = fee,
             Record::Branch(branch) => self.branch = branch,
@@ -130,7 +146,7 @@ impl Core {
         Ok(())
     }
 
-    fn write(&mut self, records: &[Record]) -> Result<(), DevnetError> {
+    pub(super) fn write(&mut self, records: &[Record]) -> Result<(), DevnetError> {
         self.log.as_mut().map_or(Ok(()), |log| log.append(records))
     }
 
@@ -139,10 +155,14 @@ impl Core {
         self.log.as_mut().map_or(Ok(()), Log::sync)
     }
 
-    /// Makes the next block, after so many rounds without one.
+    /// Makes the next tipset, after so many rounds without one: of the blocks that were handed in for its epoch, or of
+    /// one of the devnet's own.
     pub(super) fn mine(&mut self, nulls: u64) -> Result<(), DevnetError> {
         let parent = self.chain.head().clone();
-        let tip = self.extend(&parent, nulls)?;
+        let mut submitted = std::mem::take(&mut self.submitted);
+        let height = after(&parent, nulls);
+        submitted.retain(|one| one.block.height == height);
+        let tip = self.extend(&parent, nulls, submitted)?;
         self.set_head(&tip)
     }
 
@@ -158,8 +178,7 @@ impl Core {
             gone.push(parent);
             parent = before;
         }
-        self.branch += 1;
-        self.write(&[Record::Branch(self.branch)])?;
+        self.next_branch()?;
         for signed in gone.iter().flat_map(|tip| tip.messages.clone()) {
             if keep {
                 self.write(&[Record::Pending(Box::new(signed.clone()))])?;
@@ -167,16 +186,27 @@ impl Core {
             }
         }
         for _ in 0..=gone.len() {
-            parent = self.extend(&parent, 0)?;
+            parent = self.extend(&parent, 0, Vec::new())?;
         }
         self.set_head(&parent)
     }
 
+    /// New blocks of the devnet's own have other tickets from here on.
+    pub(super) fn next_branch(&mut self) -> Result<(), DevnetError> {
+        self.branch += 1;
+        self.write(&[Record::Branch(self.branch)])
+    }
+
     /// Makes and executes a tipset on another. The head stays.
-    fn extend(&mut self, parent: &Arc<Tip>, nulls: u64) -> Result<Arc<Tip>, DevnetError> {
-        let height = parent.height() + 1 + ChainEpoch::try_from(nulls).unwrap_or(ChainEpoch::MAX / 2);
-        let (tip, fresh) = self.execute(parent, height).map_err(DevnetError::Broken)?;
-        self.write(&[Record::Tip(as_bytes(&fresh), Box::new(tip.clone()))])?;
+    fn extend(
+        &mut self,
+        parent: &Arc<Tip>,
+        nulls: u64,
+        submitted: Vec<Submitted>,
+    ) -> Result<Arc<Tip>, DevnetError> {
+        let executed = self.execute(parent, after(parent, nulls), submitted);
+        let (tip, fresh) = executed.map_err(DevnetError::Broken)?;
+        self.write(&[Record::Tipset(as_bytes(&fresh), Box::new(tip.clone()))])?;
         for (cid, bytes) in fresh {
             self.store.add(cid, bytes);
         }
@@ -186,23 +216,51 @@ impl Core {
         Ok(self.chain.add(tip))
     }
 
-    fn execute(&self, parent: &Arc<Tip>, height: ChainEpoch) -> Result<(Tip, Fresh), String> {
-        let store = self.store.overlay();
-        let root: Root = store.load(&parent.post_root)?;
-        let account = |address: &Address| account(&root, address);
+    /// A block of the devnet's own with what the pool has.
+    fn produce(
+        &self,
+        parent: &Arc<Tip>,
+        height: ChainEpoch,
+        root: &Root,
+        store: &Overlay<'_>,
+    ) -> Result<Submitted, String> {
+        let account = |address: &Address| account(root, address);
         let messages = block::in_order(self.mempool.select(account, &self.base_fee));
         let parts = Parts {
-            parent: Some((&parent.block, parent.cid)),
+            parent: Some((parent, self.weight(parent)?)),
             height,
             state_root: parent.post_root,
             receipts: parent.receipts_root,
             messages: &messages,
-            timestamp: self.genesis.timestamp + self.profile.epoch_seconds() * height.unsigned_abs(),
+            timestamp: self.timestamp(height),
             branch: self.branch,
             base_fee: self.base_fee.clone(),
         };
-        let (block, cid) = block::make(&self.keys.producer, parts, &store)?;
-        let own_ticket = block.ticket.vrf_proof.clone();
+        let (block, cid) = block::make(&self.keys.producer, parts, store)?;
+        Ok(Submitted { cid, block, messages })
+    }
+
+    /// The time of an epoch's blocks, in seconds since 1970.
+    pub(super) fn timestamp(&self, height: ChainEpoch) -> u64 {
+        self.genesis.timestamp + self.profile.epoch_seconds() * height.unsigned_abs()
+    }
+
+    fn execute(
+        &self,
+        parent: &Arc<Tip>,
+        height: ChainEpoch,
+        mut blocks: Vec<Submitted>,
+    ) -> Result<(Tip, Fresh), String> {
+        let store = self.store.overlay();
+        let root: Root = store.load(&parent.post_root)?;
+        if blocks.is_empty() {
+            blocks.push(self.produce(parent, height, &root, &store)?);
+        }
+        blocks.sort_by_key(Submitted::order);
+        for one in &blocks {
+            block::message_meta(&one.messages, &store)?;
+        }
+        let own_ticket = blocks[0].block.ticket.vrf_proof.clone();
         let tickets = |epoch: ChainEpoch| {
             if epoch > parent.height() && epoch <= height {
                 // A round without a block: the next one's ticket counts.
@@ -210,25 +268,42 @@ impl Core {
             }
             self.chain.ticket(parent, epoch)
         };
+        let workers = |id, epoch| self.worker_of(id, parent, epoch);
         let mut vm = Vm {
             net: &self.net,
             store: &store,
             tickets: &tickets,
+            workers: &workers,
             root,
             epoch: parent.height(),
             base_fee: self.base_fee.clone(),
+            tips_to: PRODUCER,
         };
         for null in parent.height() + 1..height {
             vm.epoch = null;
             vm.cron();
         }
         vm.epoch = height;
-        let receipts = apply_all(&mut vm, &messages);
+        let (mut messages, mut receipts) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        for one in &blocks {
+            // What another block of the tipset did is not done again.
+            let (mut fresh, all) = (Vec::new(), one.messages.iter());
+            for signed in all {
+                if seen.insert(signed.cid().map_err(|e| e.to_string())?) {
+                    fresh.push(signed.clone());
+                }
+            }
+            receipts.extend(apply_block(&mut vm, &one.block, &fresh));
+            messages.extend(fresh);
+        }
         vm.cron();
         let (post_root, receipts_root) = (store.save(&vm.root)?, receipts_root(&store, &receipts)?);
+        let blocks: Vec<(Cid, Block)> = blocks.into_iter().map(|one| (one.cid, one.block)).collect();
+        let key: Vec<Cid> = blocks.iter().map(|(cid, _)| *cid).collect();
         let tip = Tip {
-            cid,
-            block,
+            cid: chain::name(&key).ok_or("a tipset without blocks")?,
+            blocks,
             messages,
             receipts,
             receipts_root,
@@ -237,8 +312,10 @@ impl Core {
         Ok((tip, store.into_fresh()))
     }
 
-    fn set_head(&mut self, tip: &Arc<Tip>) -> Result<(), DevnetError> {
+    pub(super) fn set_head(&mut self, tip: &Arc<Tip>) -> Result<(), DevnetError> {
         self.write(&[Record::Head(tip.cid)])?;
+        // They were for the epoch after another head.
+        self.submitted.clear();
         let moved = self.chain.set_head(&tip.cid);
         let change = moved.ok_or_else(|| DevnetError::Broken("a tipset without parents".into()))?;
         self.height.send_replace(tip.height());
@@ -275,6 +352,8 @@ impl Core {
     pub(super) fn set_base_fee(&mut self, fee: TokenAmount) -> Result<(), DevnetError> {
         self.write(&[Record::BaseFee(fee.clone())])?;
         self.base_fee = fee;
+        // They have the base fee of before.
+        self.submitted.clear();
         Ok(())
     }
 
@@ -286,7 +365,7 @@ impl Core {
     /// The state that a call about a tipset sees: that before its own messages.
     pub(super) fn view(&self, tip: Arc<Tip>) -> Result<View<'_>, String> {
         let store = self.store.overlay();
-        let root = store.load(&tip.block.parent_state_root)?;
+        let root = store.load(&tip.first().parent_state_root)?;
         Ok(View {
             epoch: tip.height(),
             root,
@@ -305,7 +384,7 @@ impl Core {
         let head = self.chain.head().clone();
         let (root, epoch, base, before) = match &tip {
             Some(tip) => (
-                &tip.block.parent_state_root,
+                &tip.first().parent_state_root,
                 tip.height(),
                 tip,
                 sent_in(tip, message),
@@ -313,13 +392,16 @@ impl Core {
             None => (&head.post_root, head.height() + 1, &head, self.waiting(message)),
         };
         let tickets = |epoch: ChainEpoch| self.chain.ticket(base, epoch);
+        let workers = |id, epoch| self.worker_of(id, base, epoch);
         let mut vm = Vm {
             net: &self.net,
             store: &store,
             tickets: &tickets,
+            workers: &workers,
             root: store.load(root)?,
             epoch,
             base_fee: self.base_fee.clone(),
+            tips_to: PRODUCER,
         };
         for signed in before {
             vm.apply(&signed.message, Charge::Gas);
@@ -359,6 +441,28 @@ fn as_bytes(fresh: &Fresh) -> Vec<(Cid, BytesDe)> {
         .iter()
         .map(|(cid, bytes)| (*cid, BytesDe(bytes.clone())))
         .collect()
+}
+
+fn keep(store: &mut Store, objects: Vec<(Cid, BytesDe)>) {
+    for (cid, bytes) in objects {
+        store.add(cid, bytes.0);
+    }
+}
+
+/// The epoch after so many rounds without a block.
+fn after(parent: &Tip, nulls: u64) -> ChainEpoch {
+    parent.height() + 1 + ChainEpoch::try_from(nulls).unwrap_or(ChainEpoch::MAX / 2)
+}
+
+/// Runs the messages of a block, and pays its miner.
+fn apply_block(vm: &mut Vm<'_>, block: &Block, messages: &[SignedMessage]) -> Vec<Receipt> {
+    let miner = block.miner.id().unwrap_or(PRODUCER);
+    if miner == PRODUCER {
+        return apply_all(vm, messages);
+    }
+    let (receipts, tips) = vm.collecting_tips(|vm| apply_all(vm, messages));
+    vm.award(miner, block.wins(), &tips);
+    receipts
 }
 
 fn apply_all(vm: &mut Vm<'_>, messages: &[SignedMessage]) -> Vec<Receipt> {

@@ -37,6 +37,9 @@ pub enum DevnetError {
         /// The folder.
         path: PathBuf,
     },
+    /// A command that cannot be done.
+    #[error("{0}")]
+    Refused(String),
     /// Something that should never fail.
     #[error("the devnet broke: {0}")]
     Broken(String),

@@ -49,7 +49,7 @@ fn build_genesis(genesis: &Genesis, keys: &Keys, root: &Root, store: &Overlay<'_
     let (block, cid) = block::make(&keys.producer, parts, store)?;
     Ok(Tip {
         cid,
-        block,
+        blocks: vec![(cid, block)],
         messages: Vec::new(),
         receipts: Vec::new(),
         receipts_root,

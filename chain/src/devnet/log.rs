@@ -10,13 +10,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fvm_ipld_encoding::tuple::{Deserialize_tuple, Serialize_tuple};
 use fvm_ipld_encoding::{from_slice, to_vec};
 use serde::{Deserialize, Serialize};
 
 use crate::message::{SignedMessage, blake2b_256};
 use crate::types::{BytesDe, Cid, TokenAmount};
 
-use super::chain::Tip;
+use super::block::Block;
+use super::chain::{Receipt, Tip};
 use super::error::DevnetError;
 
 const MAGIC: &[u8] = b"sealflow devnet 1\n";
@@ -29,18 +31,46 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// What is remembered.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Record {
+    /// A tipset of one block, as chains have them that were begun when there were no others. Only read.
+    Tip(Vec<(Cid, BytesDe)>, Box<OneBlock>),
     /// A tipset, with the objects that its execution wrote.
-    Tip(Vec<(Cid, BytesDe)>, Box<Tip>),
+    Tipset(Vec<(Cid, BytesDe)>, Box<Tip>),
     /// The head from here on.
     Head(Cid),
     /// A message that was taken into the pool.
     Pending(Box<SignedMessage>),
     /// A message that was dropped from the pool.
     Dropped(Cid),
+    /// The pool has nothing from here on.
+    EmptyPool,
     /// The base fee of the next blocks.
     BaseFee(TokenAmount),
     /// The number of the branch on which new blocks are.
     Branch(u64),
+}
+
+/// A tipset of one block, in the order of its fields of old.
+#[derive(Debug, Serialize_tuple, Deserialize_tuple)]
+pub(super) struct OneBlock {
+    cid: Cid,
+    block: Block,
+    messages: Vec<SignedMessage>,
+    receipts: Vec<Receipt>,
+    receipts_root: Cid,
+    post_root: Cid,
+}
+
+impl From<OneBlock> for Tip {
+    fn from(old: OneBlock) -> Self {
+        Self {
+            cid: old.cid,
+            blocks: vec![(old.cid, old.block)],
+            messages: old.messages,
+            receipts: old.receipts,
+            receipts_root: old.receipts_root,
+            post_root: old.post_root,
+        }
+    }
 }
 
 /// The open file.
@@ -205,6 +235,39 @@ mod tests {
             assert_eq!(again.len(), records.len() + 1, "cut at {cut}");
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_chain_from_before_there_were_tipsets_of_several_blocks_is_read() {
+        use crate::devnet::folder::{Genesis, Keys};
+        let genesis = Genesis {
+            profile: "tiny".into(),
+            timestamp: 7,
+        };
+        let keys = Keys::generate().unwrap();
+        let (tip, _) = crate::devnet::genesis::genesis_tip(&genesis, &keys).unwrap();
+        let (cid, block) = tip.blocks[0].clone();
+        let old = OneBlock {
+            cid,
+            block,
+            messages: Vec::new(),
+            receipts: Vec::new(),
+            receipts_root: tip.receipts_root,
+            post_root: tip.post_root,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chain.log");
+        let (mut log, _) = Log::open(path.clone()).unwrap();
+        log.append(&[Record::Tip(Vec::new(), Box::new(old))]).unwrap();
+        drop(log);
+        let (_, mut records) = Log::open(path).unwrap();
+        let Some(Record::Tip(_, read)) = records.pop() else {
+            panic!("it is not read as it was written");
+        };
+        let read = Tip::from(*read);
+        assert_eq!((read.cid, read.key()), (cid, vec![cid]));
+        assert_eq!((read.height(), read.parent()), (0, None));
+        assert_eq!(read.post_root, tip.post_root);
     }
 
     #[test]

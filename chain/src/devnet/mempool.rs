@@ -101,6 +101,12 @@ impl Mempool {
         }
     }
 
+    /// Forgets all that waits.
+    pub(super) fn clear(&mut self) {
+        self.senders.clear();
+        self.count = 0;
+    }
+
     /// Forgets what a tipset holds, with all that waited for its nonce.
     pub(super) fn included(&mut self, signed: &SignedMessage) {
         self.forget(&signed.message.from, signed.message.sequence);
@@ -127,6 +133,17 @@ impl Mempool {
     pub(super) fn find(&self, cid: &Cid) -> Option<&SignedMessage> {
         let mut all = self.senders.values().flat_map(BTreeMap::values);
         all.find(|signed| super::chain::message_cids(signed).contains(cid))
+    }
+
+    /// All that waits, by the CIDs under which it is known.
+    pub(super) fn by_cid(&self) -> HashMap<Cid, &SignedMessage> {
+        let all = self.senders.values().flat_map(BTreeMap::values);
+        all.flat_map(|signed| {
+            super::chain::message_cids(signed)
+                .into_iter()
+                .map(move |cid| (cid, signed))
+        })
+        .collect()
     }
 
     /// Sender and nonce of a message that waits or once did.

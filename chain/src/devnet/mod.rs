@@ -3,8 +3,8 @@
 //!
 //! The state of miners is that of the published actor-state crates; written here are the entry points of the
 //! actors with their checks (`vm/`), the chain around them, and the calls (`rpc/`). Every proof and signature is
-//! verified: there is no devnet without a [`Verifier`]. It is no consensus node: no peers, no contracts, and blocks
-//! only of its own.
+//! verified: there is no devnet without a [`Verifier`]. Blocks of miners are taken (`mining/`). It is no consensus node:
+//! no peers, no contracts, and one chain.
 
 mod block;
 mod chain;
@@ -16,9 +16,11 @@ mod folder;
 mod genesis;
 mod log;
 mod mempool;
+mod mining;
 mod profile;
 mod root;
 mod rpc;
+mod snapshots;
 mod store;
 mod verifier;
 mod vm;

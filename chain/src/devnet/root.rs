@@ -12,6 +12,8 @@ use crate::types::{
 
 /// The actor whose balance is out of the world.
 pub(super) const BURNT: ActorID = 99;
+/// The actor that pays block rewards.
+pub(super) const REWARD: ActorID = 2;
 /// The actor that makes miners.
 pub(super) const POWER: ActorID = 4;
 /// The built-in market.
@@ -142,7 +144,7 @@ impl Root {
             };
             (id, actor)
         };
-        let ids = [0, 1, 2, 3, POWER, MARKET, 6, 7, 10, 90, BURNT];
+        let ids = [0, 1, REWARD, 3, POWER, MARKET, 6, 7, 10, 90, BURNT];
         Self {
             actors: ids.into_iter().map(singleton).collect(),
             next_id: FIRST_USER,

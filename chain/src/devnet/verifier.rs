@@ -72,6 +72,15 @@ pub trait Verifier: Send + Sync {
     fn window_post(&self, claim: &PostClaim, proof: &[u8]) -> bool;
     /// Whether a winning proof holds; the sectors are those that were challenged.
     fn winning_post(&self, claim: &PostClaim, proof: &[u8]) -> bool;
+    /// Which of so many sectors, in ascending order and counted from zero, a winning proof must show. Nothing for a
+    /// type that is none of a winning proof. The randomness is as drawn.
+    fn winning_challenge(
+        &self,
+        proof_type: RegisteredPoStProof,
+        miner: ActorID,
+        randomness: [u8; 32],
+        sectors: u64,
+    ) -> Option<Vec<u64>>;
     /// The commitment to a sector with these pieces, in their order, with zeros in every gap. Nothing where
     /// they do not fit.
     fn comm_d(&self, proof_type: RegisteredSealProof, pieces: &[Piece]) -> Option<[u8; 32]>;

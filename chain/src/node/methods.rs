@@ -17,9 +17,9 @@ use crate::types::{ActorID, Address, BitField, ChainEpoch, Cid, Message, SectorN
 use super::client::{Client, NO_PARAMS};
 use super::error::{AppError, NodeError};
 use super::types::{
-    ActorState, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo, MinerPower, NetworkParams,
-    ParentMessage, Partition, PrecommitInfo, PrecommitOnChain, ProvingDeadline, Receipt, SectorExpiration,
-    SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
+    ActorState, BlockMessage, BlockTemplate, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo,
+    MinerPower, MiningBase, NetworkParams, ParentMessage, Partition, PrecommitInfo, PrecommitOnChain,
+    ProvingDeadline, Receipt, SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
 };
 
 /// Chain.
@@ -295,6 +295,31 @@ impl Client {
     ) -> Result<SectorExpiration, NodeError> {
         self.call("StateSectorExpiration", &(Form(*miner), number, at))
             .await
+    }
+}
+
+/// Blocks.
+impl Client {
+    /// What a miner needs to make a block of an epoch on a tipset, which must be named; nothing where it had no
+    /// proven sector at the lookback.
+    pub async fn mining_base(
+        &self,
+        miner: &Address,
+        epoch: ChainEpoch,
+        at: &TipSetKey,
+    ) -> Result<Option<MiningBase>, NodeError> {
+        self.call("MinerGetBaseInfo", &(Form(*miner), epoch, at)).await
+    }
+
+    /// Lets the node make a block's header and sign it. A node without the worker's key refuses, or leaves the
+    /// signature out.
+    pub async fn create_block(&self, template: &BlockTemplate) -> Result<BlockMessage, NodeError> {
+        self.call("MinerCreateBlock", &(template,)).await
+    }
+
+    /// Hands a block in.
+    pub async fn submit_block(&self, block: &BlockMessage) -> Result<(), NodeError> {
+        self.call("SyncSubmitBlock", &(block,)).await
     }
 }
 

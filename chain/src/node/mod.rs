@@ -29,9 +29,10 @@ pub use follow::{FollowConfig, HeadFollower};
 pub use heads::{HeadEvent, TipSetSource, Tracker};
 pub use health::NodeStatus;
 pub use types::{
-    ActorState, BlockHeader, Deadline, FeeSpec, InvocationResult, MessageLookup, MinerInfo, MinerPower,
+    ActorState, BeaconEntry, BlockHeader, BlockMessage, BlockTemplate, ChallengedSector, Deadline,
+    ElectionProof, FeeSpec, FullHeader, InvocationResult, MessageLookup, MinerInfo, MinerPower, MiningBase,
     NetworkParams, ParentMessage, Partition, PowerClaim, PrecommitInfo, PrecommitOnChain, ProvingDeadline,
-    Receipt, SectorExpiration, SectorInfo, SectorLocation, TipSet, TipSetKey, Version,
+    Receipt, SectorExpiration, SectorInfo, SectorLocation, Ticket, TipSet, TipSetKey, Version, WinningProof,
 };
 
 /// For the fuzz targets alone: reads what a node sends, and tells whether it can be read.

@@ -73,6 +73,10 @@ impl Verifier for Claims {
         false
     }
 
+    fn winning_challenge(&self, _: RegisteredPoStProof, _: u64, _: [u8; 32], _: u64) -> Option<Vec<u64>> {
+        None
+    }
+
     fn comm_d(&self, _: RegisteredSealProof, pieces: &[Piece]) -> Option<[u8; 32]> {
         let mut comm: [u8; 32] = Sha256::digest(format!("{pieces:?}")).into();
         comm[31] &= 0x3f;

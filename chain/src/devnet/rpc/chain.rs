@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::json::Form;
 use crate::types::{ChainEpoch, Cid, SignatureType};
 
+use super::super::block::{Block, message_cids};
 use super::super::chain::Tip;
 use super::super::core::Core;
 use super::shapes::{self, Key};
@@ -69,25 +70,39 @@ pub(super) fn tipset_after_height(core: &mut Core, args: &Args<'_>) -> Answer {
         .ok_or_else(|| RpcError::app(format!("no tipset at {height}")))
 }
 
+/// A tipset with the block that is named.
 fn named(core: &Core, args: &Args<'_>) -> Result<Arc<Tip>, RpcError> {
     let Form(cid): Form<Cid> = args.get(0)?;
-    let found = core.chain.get(&cid).cloned();
+    let found = core.chain.holder(&cid).cloned();
     found.ok_or_else(|| RpcError::app(format!("ipld: could not find {cid}")))
 }
 
+/// The header of a block.
+fn header<'t>(tip: &'t Tip, wanted: &Cid) -> Option<&'t Block> {
+    let found = tip.blocks.iter().find(|(cid, _)| cid == wanted);
+    found.map(|(_, block)| block)
+}
+
 pub(super) fn block(core: &mut Core, args: &Args<'_>) -> Answer {
-    Ok(named(core, args)?.block.json())
+    let (Form(cid), tip): (Form<Cid>, _) = (args.get(0)?, named(core, args)?);
+    Ok(header(&tip, &cid).map(Block::json).unwrap_or_default())
 }
 
 pub(super) fn block_messages(core: &mut Core, args: &Args<'_>) -> Answer {
-    let tip = named(core, args)?;
+    let (Form(cid), tip): (Form<Cid>, _) = (args.get(0)?, named(core, args)?);
+    let header = header(&tip, &cid).ok_or_else(|| RpcError::app(format!("ipld: could not find {cid}")))?;
+    let held = message_cids(&core.store.overlay(), &header.messages)?;
     let (mut bls, mut secp, mut cids) = (Vec::new(), Vec::new(), Vec::new());
     for signed in &tip.messages {
+        let cid = shapes::signed_cid(signed)?;
+        if !held.contains(&cid) {
+            continue;
+        }
         match signed.signature.signature_type() {
             SignatureType::BLS => bls.push(shapes::message(&signed.message)),
             SignatureType::Secp256k1 => secp.push(shapes::signed(signed)),
         }
-        cids.push(Form(shapes::signed_cid(signed)?));
+        cids.push(Form(cid));
     }
     Ok(json!({"BlsMessages": bls, "SecpkMessages": secp, "Cids": cids}))
 }
@@ -129,7 +144,7 @@ pub(super) fn message(core: &mut Core, args: &Args<'_>) -> Answer {
 /// The bytes of an object: of state, or of a block.
 fn object(core: &Core, cid: &Cid) -> Option<Vec<u8>> {
     let stored = core.store.get(cid).map(<[u8]>::to_vec);
-    stored.or_else(|| fvm_ipld_encoding::to_vec(&core.chain.get(cid)?.block).ok())
+    stored.or_else(|| fvm_ipld_encoding::to_vec(header(core.chain.holder(cid)?, cid)?).ok())
 }
 
 pub(super) fn read_object(core: &mut Core, args: &Args<'_>) -> Answer {
@@ -147,7 +162,7 @@ pub(super) fn has_object(core: &mut Core, args: &Args<'_>) -> Answer {
 pub(super) fn weight(core: &mut Core, args: &Args<'_>) -> Answer {
     let key: Key = args.get(0)?;
     let tip = shapes::tip(core, &key)?;
-    Ok(json!((tip.height() + 1).to_string()))
+    Ok(json!(core.weight(&tip)?.to_string()))
 }
 
 pub(super) fn sync_state(core: &mut Core, _: &Args<'_>) -> Answer {

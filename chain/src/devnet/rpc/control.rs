@@ -122,6 +122,17 @@ pub(super) fn reorg(core: &mut Core, args: &Args<'_>) -> Answer {
     head(core)
 }
 
+pub(super) fn snapshot(core: &mut Core, args: &Args<'_>) -> Answer {
+    core.snapshot(args.get(0)?)?;
+    head(core)
+}
+
+pub(super) fn restore(core: &mut Core, args: &Args<'_>) -> Answer {
+    let name: String = args.get(0)?;
+    core.restore(&name)?;
+    head(core)
+}
+
 pub(super) fn drop_message(core: &mut Core, args: &Args<'_>) -> Answer {
     let Form(cid): Form<Cid> = args.get(0)?;
     Ok(json!(core.drop_message(&cid)?))

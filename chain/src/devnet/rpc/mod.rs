@@ -7,6 +7,7 @@ mod control;
 mod gas;
 mod market;
 mod miner;
+mod mining;
 mod mpool;
 mod sector;
 mod server;
@@ -196,6 +197,9 @@ static METHODS: &[Method] = &[
     now("GasEstimateGasLimit", Read, 2, gas::estimate_limit),
     now("GasEstimateFeeCap", Read, 3, gas::estimate_fee_cap),
     now("GasEstimateGasPremium", Read, 4, gas::estimate_premium),
+    now("MinerGetBaseInfo", Read, 3, mining::base_info),
+    now("MinerCreateBlock", Write, 1, mining::create),
+    now("SyncSubmitBlock", Write, 1, mining::submit),
     now("WalletBalance", Read, 1, wallet::balance),
     now("WalletList", Write, 0, wallet::list),
     now("WalletHas", Write, 1, wallet::has),
@@ -235,6 +239,8 @@ static METHODS: &[Method] = &[
     now("Devnet.SkipNull", Admin, 1, control::skip_null),
     now("Devnet.AdvanceTo", Admin, 1, control::advance_to),
     now("Devnet.Reorg", Admin, 2, control::reorg),
+    now("Devnet.Snapshot", Admin, 1, control::snapshot),
+    now("Devnet.Restore", Admin, 1, control::restore),
     now("Devnet.DropMessage", Admin, 1, control::drop_message),
     now("Devnet.Fund", Admin, 2, control::fund),
     now("Devnet.SetBaseFee", Admin, 1, control::set_base_fee),

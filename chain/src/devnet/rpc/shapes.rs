@@ -8,7 +8,7 @@ use crate::json::Form;
 use crate::message::{MessageJson, SignedMessage, SignedMessageJson};
 use crate::types::{Cid, Message};
 
-use super::super::chain::{Receipt, Tip};
+use super::super::chain::{self, Receipt, Tip};
 use super::super::core::{Core, View};
 use super::RpcError;
 
@@ -19,14 +19,22 @@ pub(super) type Key = Option<Vec<Form<Cid>>>;
 pub(super) fn tip(core: &Core, key: &Key) -> Result<Arc<Tip>, RpcError> {
     match key.as_deref() {
         None | Some([]) => Ok(core.chain.head().clone()),
-        Some([one]) => {
-            let found = core.chain.get(&one.0).cloned();
-            found.ok_or_else(|| RpcError::app(format!("loading tipset: ipld: could not find {}", one.0)))
+        Some(several) => {
+            let key: Vec<Cid> = several.iter().map(|one| one.0).collect();
+            named(core, &key)
         }
-        Some(_) => Err(RpcError::app(
-            "loading tipset: ipld: could not find it; tipsets here have one block",
-        )),
     }
+}
+
+/// The tipset of a key that stands for no head.
+pub(super) fn named(core: &Core, key: &[Cid]) -> Result<Arc<Tip>, RpcError> {
+    let found = chain::name(key).and_then(|name| core.chain.get(&name));
+    // The order of its blocks belongs to a key.
+    let found = found.filter(|tip| tip.key() == key).cloned();
+    found.ok_or_else(|| {
+        let key = crate::node::TipSetKey(key.to_vec());
+        RpcError::app(format!("loading tipset: ipld: could not find {key}"))
+    })
 }
 
 /// The state of a key.
@@ -36,12 +44,13 @@ pub(super) fn view<'a>(core: &'a Core, key: &Key) -> Result<View<'a>, RpcError> 
 
 /// A tipset.
 pub(super) fn tipset(tip: &Tip) -> Value {
-    json!({"Cids": [Form(tip.cid)], "Blocks": [tip.block.json()], "Height": tip.height()})
+    let blocks: Vec<Value> = tip.blocks.iter().map(|(_, block)| block.json()).collect();
+    json!({"Cids": key(tip), "Blocks": blocks, "Height": tip.height()})
 }
 
 /// The key of a tipset.
 pub(super) fn key(tip: &Tip) -> Value {
-    json!([Form(tip.cid)])
+    json!(Form(tip.key()))
 }
 
 /// A message with its CID.

@@ -13,6 +13,7 @@ mod sealing;
 mod shapes;
 mod upkeep;
 mod verifier;
+mod winning;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::node::AppError;
-use crate::params::precommit;
+use crate::params::{Call, precommit};
 use crate::randomness::Tag;
 
 use super::sealing::sector;
-use super::{HEAD, Net, fil};
+use super::{HEAD, Net, config, fil};
 
 #[tokio::test]
 async fn a_reorg_takes_a_precommit_away() {
@@ -87,4 +87,69 @@ async fn null_rounds() {
         ),
         (9, 5, 4)
     );
+}
+
+#[tokio::test]
+async fn a_snapshot_brings_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = config(Some(dir.path().join("chain")));
+    let net = Net::open(data.clone()).await;
+    let miner = net.miner().await;
+    let waiting = net.signed("owner", miner, fil(1), &Call::Send).await;
+    net.client.push(&waiting).await.unwrap();
+    let before = net.client.chain_head().await.unwrap();
+    net.command("Devnet.Snapshot", json!(["before"])).await;
+    net.mine(2).await;
+    let landed = net.found(&waiting.cid().unwrap()).await;
+    net.command("Devnet.SetBaseFee", json!(["300"])).await;
+    net.command("Devnet.Snapshot", json!(["after"])).await;
+    let after = net.client.chain_head().await.unwrap();
+
+    net.command("Devnet.Restore", json!(["before"])).await;
+    assert_eq!(net.client.chain_head().await.unwrap(), before);
+    assert_eq!(net.client.search_message(&landed.message).await.unwrap(), None);
+    assert_eq!(net.client.mpool_pending(&HEAD).await.unwrap().len(), 1);
+    net.mine(2).await;
+    let other = net.client.chain_head().await.unwrap();
+    assert!(other.height == after.height && other != after, "another branch");
+    assert_eq!(other.base_fee().atto().to_string(), "100");
+    assert_eq!(net.found(&landed.message).await.message, landed.message);
+
+    net.command("Devnet.Restore", json!(["after"])).await;
+    assert_eq!(net.client.chain_head().await.unwrap(), after);
+    assert!(net.client.mpool_pending(&HEAD).await.unwrap().is_empty());
+    net.mine(1).await;
+    assert_eq!(
+        net.client
+            .chain_head()
+            .await
+            .unwrap()
+            .base_fee()
+            .atto()
+            .to_string(),
+        "300"
+    );
+    assert_eq!(net.found(&landed.message).await, landed);
+    let answer = net
+        .raw(
+            crate::devnet::Permission::Admin,
+            "Devnet.Restore",
+            json!(["never"]),
+        )
+        .await;
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("no snapshot"),
+        "{answer}"
+    );
+    // The chain on disk is that of the head, and the names are gone.
+    let head = net.client.chain_head().await.unwrap();
+    net.devnet.stop().await.unwrap();
+    let net = Net::open(data).await;
+    assert_eq!(net.client.chain_head().await.unwrap(), head);
+    assert!(net.client.mpool_pending(&HEAD).await.unwrap().is_empty());
+    net.mine(1).await;
+    net.check().await;
 }

@@ -10,7 +10,7 @@ use crate::devnet::Permission;
 const CID: &str = r#"{"/":"bafy2bzacea3wsdh6y3a36tb3skempjoxqpuyompjbmfeyf34fi3uy6uue42v4"}"#;
 
 /// The examples' shorthands written out.
-fn literal(text: &str) -> Value {
+pub(super) fn literal(text: &str) -> Value {
     let block = r#"{"Miner":"f01000","Ticket":{"VRFProof":"AAE="},"ElectionProof":{"WinCount":1,"VRFProof":"AAE="},"BeaconEntries":[{"Round":110,"Data":"AAE="}],"WinPoStProof":[{"PoStProof":0,"ProofBytes":"AAE="}],"Parents":TSK,"ParentWeight":"2048","Height":10,"ParentStateRoot":C,"ParentMessageReceipts":C,"Messages":C,"BLSAggregate":{"Type":2,"Data":"wAAA"},"Timestamp":1760000300,"BlockSig":{"Type":2,"Data":"AAE="},"ForkSignaling":0,"ParentBaseFee":"100"}"#;
     let message = r#"{"Version":0,"To":"f01000","From":"f3w","Nonce":5,"Value":"0","GasLimit":1000000,"GasFeeCap":"1000","GasPremium":"100","Method":28,"Params":"gYA=","CID":C}"#;
     let written = text
@@ -40,7 +40,7 @@ fn literal(text: &str) -> Value {
 }
 
 /// Whether a value has the form of the example. What is null on one side can be anything on the other.
-fn compare(path: &str, example: &Value, value: &Value) {
+pub(super) fn compare(path: &str, example: &Value, value: &Value) {
     match (example, value) {
         (Value::Null, _) | (_, Value::Null) => {}
         (Value::Object(wanted), Value::Object(told)) => {

@@ -3,7 +3,7 @@
 
 use crate::devnet::{Piece, PostClaim, SealClaim, UpdateClaim, Verifier};
 use crate::message::blake2b_256;
-use crate::types::RegisteredSealProof;
+use crate::types::{ActorID, RegisteredPoStProof, RegisteredSealProof};
 
 /// By this the test binary knows that no other binary has the verifier: see `tests/it/house.rs`.
 const MARK: &str = "sealflow-verifier-of-claims-for-tests";
@@ -58,6 +58,17 @@ impl Verifier for ClaimVerifier {
 
     fn winning_post(&self, claim: &PostClaim, proof: &[u8]) -> bool {
         proof == post_proof(claim)
+    }
+
+    fn winning_challenge(
+        &self,
+        _: RegisteredPoStProof,
+        miner: ActorID,
+        randomness: [u8; 32],
+        sectors: u64,
+    ) -> Option<Vec<u64>> {
+        let hash = blake2b_256(format!("{MARK}{miner}{randomness:?}").as_bytes());
+        Some(vec![u64::from(hash[0]).checked_rem(sectors)?])
     }
 
     fn comm_d(&self, _: RegisteredSealProof, pieces: &[Piece]) -> Option<[u8; 32]> {

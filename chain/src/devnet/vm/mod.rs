@@ -6,6 +6,7 @@ mod gas;
 mod market;
 mod miner;
 mod power;
+mod reward;
 
 use std::collections::BTreeMap;
 
@@ -52,14 +53,20 @@ pub(super) enum PostCheck {
 /// The proof of the ticket that randomness of an epoch is drawn from.
 pub(super) type Tickets<'a> = &'a dyn Fn(ChainEpoch) -> Result<Vec<u8>, String>;
 
+/// The worker key by which a miner's block of an epoch is judged.
+pub(super) type Workers<'a> = &'a dyn Fn(ActorID, ChainEpoch) -> Result<Address, String>;
+
 /// A state in work.
 pub(super) struct Vm<'a> {
     pub(super) net: &'a Network,
     pub(super) store: &'a Overlay<'a>,
     pub(super) tickets: Tickets<'a>,
+    pub(super) workers: Workers<'a>,
     pub(super) root: Root,
     pub(super) epoch: ChainEpoch,
     pub(super) base_fee: TokenAmount,
+    /// Who gets the tips of messages.
+    pub(super) tips_to: ActorID,
 }
 
 /// What became of a message.
@@ -166,7 +173,7 @@ impl Vm<'_> {
         for (id, amount) in [
             (sender, &cost.refund),
             (BURNT, &(&cost.base_fee_burn + &cost.over_estimation_burn)),
-            (PRODUCER, &cost.miner_tip),
+            (self.tips_to, &cost.miner_tip),
         ] {
             if let Some(actor) = self.root.actors.get_mut(&id) {
                 actor.balance += amount;

@@ -179,6 +179,34 @@ async fn sectors() {
 }
 
 #[tokio::test]
+async fn blocks() {
+    let (server, client) = one().await;
+    let c = json!({"/": cid("c").to_string()});
+    let vrf = json!({"VRFProof": "AAE="});
+    let won = json!({"WinCount": 1, "VRFProof": "AAE="});
+    let beacons = json!([{"Round": 111, "Data": "AAE="}]);
+    let proofs = json!([{"PoStProof": 0, "ProofBytes": "AAE="}]);
+    let signature = json!({"Type": 2, "Data": "AAE="});
+    let base = json!({"MinerPower": "20480", "NetworkPower": "20480", "Sectors": null, "WorkerKey": SECP, "SectorSize": 2048,
+        "PrevBeaconEntry": {"Round": 110, "Data": "AAE="}, "BeaconEntries": beacons, "EligibleForMining": true});
+    let asked = json!(["f01000", 11, [c]]);
+    let found = sends!(server, client, "MinerGetBaseInfo" base.to_string(), mining_base(&MINER, 11, &key("c")), asked.clone());
+    assert_eq!(found.unwrap().miner_power, 20480.into());
+    let none = sends!(server, client, "MinerGetBaseInfo" "null", mining_base(&MINER, 11, &key("c")), asked);
+    assert_eq!(none, None);
+    let template = json!({"Miner": "f01000", "Parents": [c], "Ticket": vrf, "Eproof": won, "BeaconValues": beacons, "Messages": [],
+        "Epoch": 11, "Timestamp": 1_760_000_330, "WinningPoStProof": proofs});
+    let header = json!({"Miner": "f01000", "Ticket": vrf, "ElectionProof": won, "BeaconEntries": beacons, "WinPoStProof": proofs, "Parents": [c],
+        "ParentWeight": "2048", "Height": 11, "ParentStateRoot": c, "ParentMessageReceipts": c, "Messages": c, "BLSAggregate": signature,
+        "Timestamp": 1_760_000_330, "BlockSig": signature, "ForkSignaling": 0, "ParentBaseFee": "100"});
+    let block = json!({"Header": header, "BlsMessages": [c], "SecpkMessages": []});
+    let to_make = serde_json::from_value(template.clone()).unwrap();
+    let made = sends!(server, client, "MinerCreateBlock" block.to_string(), create_block(&to_make), json!([template]));
+    assert_eq!((made.header.height, made.bls_messages.len()), (11, 1));
+    sends!(server, client, "SyncSubmitBlock" "null", submit_block(&made), json!([block]));
+}
+
+#[tokio::test]
 async fn messages() {
     let (server, client) = one().await;
     let message = vector(SECP);

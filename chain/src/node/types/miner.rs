@@ -112,10 +112,10 @@ pub struct Partition {
 #[serde(rename_all = "PascalCase")]
 pub struct PowerClaim {
     /// Bytes.
-    #[serde(with = "number")]
+    #[serde(with = "super::number")]
     pub raw_byte_power: BigInt,
     /// Bytes times quality.
-    #[serde(with = "number")]
+    #[serde(with = "super::number")]
     pub quality_adj_power: BigInt,
 }
 
@@ -183,10 +183,10 @@ pub struct SectorInfo {
     /// When it ends.
     pub expiration: ChainEpoch,
     /// Legacy weight of deals.
-    #[serde(with = "number")]
+    #[serde(with = "super::number")]
     pub deal_weight: BigInt,
     /// Space-time of its pieces.
-    #[serde(with = "number")]
+    #[serde(with = "super::number")]
     pub verified_deal_weight: BigInt,
     /// What is locked for it.
     #[serde(with = "crate::json")]
@@ -220,21 +220,4 @@ pub struct SectorExpiration {
     pub on_time: ChainEpoch,
     /// Before it, because of a fault; or 0.
     pub early: ChainEpoch,
-}
-
-/// Whole numbers of any size, as decimal strings.
-mod number {
-    use serde::{Deserializer, Serializer};
-
-    use crate::json::Lotus;
-    use crate::types::{BigInt, TokenAmount};
-
-    pub(super) fn serialize<S: Serializer>(number: &BigInt, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&number.to_string())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BigInt, D::Error> {
-        // Amounts have the same form and the same limit.
-        TokenAmount::read(deserializer).map(|amount| amount.atto().clone())
-    }
 }

@@ -98,6 +98,46 @@ fn miners() {
     assert_eq!(power.miner_power.quality_adj_power, 20480.into());
 }
 
+/// What is read is written again as it was.
+fn both_ways<T: DeserializeOwned + serde::Serialize>(text: &str) -> T {
+    let value: T = read(text);
+    let again = serde_json::to_string(&value).unwrap();
+    assert_eq!(again, literal(text).split_whitespace().collect::<String>());
+    value
+}
+
+#[test]
+fn blocks() {
+    let header: FullHeader = both_ways("BLOCK ");
+    assert_eq!((header.height, header.parents.0.len()), (10, 1));
+    assert_eq!(header.election_proof.unwrap().win_count, 1);
+    let block: BlockMessage = both_ways(r#"{"Header":BLOCK,"BlsMessages":[C],"SecpkMessages":[C]}"#);
+    assert_eq!(block.bls_messages, block.secpk_messages);
+    // Go writes an empty list as null.
+    let block: BlockMessage = read(r#"{"Header":BLOCK,"BlsMessages":null,"SecpkMessages":null}"#);
+    assert!(block.bls_messages.is_empty() && block.header.block_sig.is_some());
+    let unsigned = r#"{"Type":2,"Data":"AAE="},"ForkSignaling""#;
+    let unsigned = literal("BLOCK").replace(unsigned, r#"null,"ForkSignaling""#);
+    assert_eq!(read::<FullHeader>(&unsigned).block_sig, None);
+    let template: BlockTemplate = both_ways(
+        r#"{"Miner":"f01000","Parents":TSK,"Ticket":{"VRFProof":"AAE="},"Eproof":{"WinCount":1,"VRFProof":"AAE="},"BeaconValues":[{"Round":111,"Data":"AAE="}],"Messages":[],"Epoch":11,"Timestamp":1760000330,
+            "WinningPoStProof":[{"PoStProof":0,"ProofBytes":"AAE="}]}"#,
+    );
+    assert_eq!(
+        (template.epoch, template.winning_post_proof[0].proof_bytes.len()),
+        (11, 2)
+    );
+    let base: Option<MiningBase> = both_ways(
+        r#"{"MinerPower":"20480","NetworkPower":"20480","Sectors":[{"SealProof":5,"SectorNumber":2,"SectorKey":null,"SealedCID":{"/":"bagboea4…"}}],
+            "WorkerKey":"f01001","SectorSize":2048,"PrevBeaconEntry":{"Round":110,"Data":"AAE="},"BeaconEntries":[{"Round":111,"Data":"AAE="}],"EligibleForMining":true}"#,
+    );
+    let mut base = base.unwrap();
+    assert_eq!((base.beacon().round, base.sectors[0].sector_number), (111, 2));
+    base.beacon_entries.clear();
+    assert_eq!(base.beacon().round, 110);
+    assert_eq!(read::<Option<MiningBase>>("null"), None);
+}
+
 #[test]
 fn sectors() {
     let sector: Option<SectorInfo> = read(

@@ -8,10 +8,12 @@ mod cron;
 mod declare;
 mod dispute;
 mod extend;
+mod fault;
 mod funds;
 mod post;
 mod precommit;
 mod prove;
+mod reward;
 mod terminate;
 mod update;
 mod upgrade;
@@ -104,6 +106,7 @@ impl MinerCall<'_, '_> {
             Call::ExtendSectorExpiration2(params) => self.extend(params).map(|()| nothing),
             Call::UpgradeSectorQuality(params) => self.upgrade(&params).map(|()| nothing),
             Call::CompactPartitions(params) => self.compact_partitions(&params).map(|()| nothing),
+            Call::ReportConsensusFault(params) => self.report_fault(&params).map(|()| nothing),
             Call::DisputeWindowedPoSt(params) => self.dispute(&params).map(|()| nothing),
             Call::CompactSectorNumbers(params) => self.compact_numbers(params).map(|()| nothing),
             Call::CheckSectorProven(params) => self.check_proven(params).map(|()| nothing),

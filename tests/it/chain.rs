@@ -233,11 +233,8 @@ fn sealed_together(miners: usize, sectors: usize) {
             "{miner}: one message for each, of all sectors"
         );
         let info = home.json(&["miner", "info", miner, "--json"]);
-        assert_eq!(
-            (&info["sectors"], &info["faulty"]),
-            (&json!(sectors), &json!(0)),
-            "{info}"
-        );
+        // Nobody proves them from here on: by this fast clock the first may be faulty by now.
+        assert_eq!(info["sectors"], json!(sectors), "{info}");
     }
     let listed = home.json(&["message", "list", "--json"]);
     for one in listed["messages"].as_array().unwrap() {

@@ -30,4 +30,5 @@ mod standby;
 mod stores;
 mod together;
 mod verbs;
+mod verifier;
 mod workflow_files;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::bad_input::paused_with;
 use crate::crash::{WITHOUT_C2, nothing_was_done_twice};
 use crate::env::{Home, step, wait_for};
+use crate::verifier::{claimed, judges};
 
 /// Seals committed-capacity sectors of 2 KiB, without the proof that takes a minute.
 pub(crate) fn seal(home: &Home, sectors: &[u64], pieces: &Value) {
@@ -193,6 +194,7 @@ fn two_halves_prove_a_partition_that_is_given() {
         post["faults"]
     );
     assert_eq!(step(&shown, "verify_post")["output"]["verified"], true);
+    judges(&home, &claimed(&shown, 10, "post_challenge", "window_post_snark"));
 
     let mut large = partition(&home, 0, &[1, 2]);
     let more = json!({ "sector": 3, "comm_r": "11".repeat(32), "sealed": { "store": "store", "key": "a" },
@@ -231,6 +233,7 @@ fn the_drawn_sector_wins() {
         numbers(&step(&shown, "winning_post")["output"]["post"]["proved"]),
         drawn
     );
+    judges(&home, &claimed(&shown, 0, "winning_challenge", "winning_post"));
 
     // Whichever is drawn now, it cannot be proved.
     for sector in [1, 2, 3] {

@@ -11,6 +11,7 @@ use crate::bad_input::paused_with;
 use crate::crash::nothing_was_done_twice;
 use crate::env::{Home, step, wait_for};
 use crate::post::seal;
+use crate::verifier::judges;
 
 /// The digest of every file below a folder, or of a file.
 fn digests(path: &Path, into: &mut BTreeMap<String, String>) {
@@ -72,6 +73,11 @@ fn data_goes_into_a_committed_capacity_sector_and_comes_back() {
     assert_eq!(proof.len(), 384);
     let encoded = &step(&shown, "snap_encode")["output"];
     assert_eq!(encoded["comm_d_new"], step(&shown, "tree_d")["output"]["comm_d"]);
+    let claim = json!({
+        "type": 0, "old_comm_r": step(&shown, "sector_key")["output"]["comm_r_old"], "new_comm_r": encoded["comm_r_new"],
+        "comm_d": encoded["comm_d_new"], "proof": proof,
+    });
+    judges(&home, &claim);
     assert_ne!(
         encoded["comm_r_new"],
         step(&shown, "sector_key")["output"]["comm_r_old"]

@@ -62,10 +62,10 @@ fn what_was_proved_holds() {
 
 fn spacetime(claim: &Value, proof: &[u8]) {
     let verifier = ProofsVerifier::default();
-    let number = claim["type"].as_i64().unwrap();
+    let kind = claim["type"].as_i64().unwrap();
     let sectors = claim["sectors"].as_array().unwrap().iter();
     let right = PostClaim {
-        proof_type: RegisteredPoStProof::from(number),
+        proof_type: RegisteredPoStProof::from(kind),
         miner: 1000,
         randomness: digest(&claim["randomness"]),
         sectors: sectors
@@ -73,17 +73,18 @@ fn spacetime(claim: &Value, proof: &[u8]) {
             .collect(),
     };
     // Winning proofs are 0 to 4.
-    let holds = |claim: &PostClaim, proof: &[u8]| match number < 5 {
+    let holds = |claim: &PostClaim, proof: &[u8]| match kind < 5 {
         true => verifier.winning_post(claim, proof),
         false => verifier.window_post(claim, proof),
     };
     assert!(holds(&right, proof));
     assert!(!holds(&right, &damaged(proof)));
-    let (mut miner, mut randomness, mut sector) = (right.clone(), right.clone(), right.clone());
-    miner.miner += 1;
+    // That it is this miner's only its randomness says, which is drawn for it; the circuit does not know miners.
+    let (mut randomness, mut number, mut replica) = (right.clone(), right.clone(), right.clone());
     randomness.randomness[0] ^= 1;
-    sector.sectors[0].1[0] ^= 1;
-    for wrong in [miner, randomness, sector] {
+    number.sectors[0].0 += 1;
+    replica.sectors[0].1[0] ^= 1;
+    for wrong in [randomness, number, replica] {
         assert!(!holds(&wrong, proof), "{wrong:?}");
     }
 }

@@ -144,6 +144,66 @@ fn a_bucket_is_as_good_as_a_folder() {
     home.check_store_finds(&["`sealed` of f01000/2"]);
 }
 
+/// `examples/object_storage`: the same sealing (but for the proof that takes a minute), window PoSt and unsealing.
+#[test]
+fn the_examples_differ_in_where_the_store_is() {
+    for (name, example) in [
+        (
+            "folder",
+            include_str!("../../examples/object_storage/folder.toml"),
+        ),
+        (
+            "bucket",
+            include_str!("../../examples/object_storage/bucket.toml"),
+        ),
+    ] {
+        let bucket = Bucket::new();
+        let home = &bucket.home;
+        let (mut text, credentials) = (example.to_owned(), home.path().join("credentials"));
+        let folder = home.path().join("mounted");
+        let here = [
+            ("/mnt/sectors", folder.to_str().unwrap()),
+            ("https://s3.example.org", bucket.server.endpoint.as_str()),
+            ("/run/credentials/sealflow", credentials.to_str().unwrap()),
+        ];
+        for (place, ours) in here {
+            text = text.replace(place, ours);
+        }
+        assert_ne!(text, example);
+        std::fs::write(home.path().join("config.toml"), text).unwrap();
+        let piece = home.file("data.bin", 2000);
+        let daemon = home.daemon();
+        let shown = home.succeeds(&bucket.seal("sectors", 1, "StackedDrg2KiBV1_1", &piece));
+        assert_eq!(step(&shown, "persist")["output"]["sealed"]["store"], "sectors");
+        let sealed = match name {
+            "folder" => folder.join("sealed/s-t01000-1"),
+            _ => bucket.server.object("sealed/s-t01000-1"),
+        };
+        assert_eq!(std::fs::metadata(sealed).unwrap().len(), 2048);
+        let mut params = deadline(&json!([1]));
+        params.push("store=sectors".to_owned());
+        let shown = home.succeeds(&home.start("window_post_offline", &params));
+        assert_eq!(
+            step(&shown, "verify_post")["output"]["sectors_proved"],
+            1,
+            "{name}"
+        );
+        let back = home.path().join("back");
+        let params = [
+            "miner=f01000".to_owned(),
+            "sector=1".to_owned(),
+            format!("output={}", back.display()),
+        ];
+        home.succeeds(&home.start("unseal", &params));
+        assert!(
+            std::fs::read(&back).unwrap() == std::fs::read(&piece).unwrap(),
+            "{name}"
+        );
+        daemon.stop();
+        home.check_store();
+    }
+}
+
 /// The first half of a proof, for which a sector of 8 MiB needs no parameters.
 const VANILLA: &str = r#"
 [workflow]

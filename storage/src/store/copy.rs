@@ -379,6 +379,7 @@ mod tests {
         let half = copy_file_with(&from, &folder.path().join("half"), &|_| {}, refused).unwrap();
         assert_eq!(half, wanted);
     }
+
     /// The real thing: a copy takes no room.
     #[test]
     #[ignore = "needs a folder on btrfs or XFS: just long-shared-blocks"]

@@ -60,7 +60,7 @@ long-lives N="100" SEED="0":
 
 # Power cuts: the journal's writes and syncs are recorded (needs strace), and the disk is put together as it may be after each cut
 long-power-cuts COMMITS="200" CUTS="60":
-    cargo run --release -p sealflow-storage --example power_loss -- "${TMPDIR:-/tmp}" {{COMMITS}} {{CUTS}}
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/power_loss" "${TMPDIR:-/tmp}" {{COMMITS}} {{CUTS}}
 
 # Daemons that stand by for each other on a SurrealDB server that is new (user root, password root)
 long-standby URL:
@@ -71,6 +71,10 @@ surrealdb-server PORT="8000":
     cd tests/surrealdb_server && cargo build --release --target-dir "${CARGO_TARGET_DIR:-../../target}" && \
         "${CARGO_TARGET_DIR:-../../target}/release/surrealdb-test-server" start --user root --pass root --bind 127.0.0.1:{{PORT}} memory
 
+# A worker seals on a machine that is kept busy for minutes, and must not be taken for lost
+long-saturated:
+    cargo test --release --workspace --test it -- --ignored --nocapture who_is_busy_is_not_taken_for_lost
+
 # The published vc-processors crate as our child and as our parent
 long-vc:
     cd tests/vc_processors && cargo build --release --locked --target-dir "${CARGO_TARGET_DIR:-../../target}"
@@ -78,9 +82,9 @@ long-vc:
         cargo test --release --workspace --test it -- --ignored the_published_crate
 
 # Durable steps a second of ours and of other engines, in one run on this machine (needs node and python3; packages come from their registries)
-bench-peers FOLDER="/tmp/sealflow-bench":
+bench-peers FOLDER="/tmp/sealflow-bench" ROUNDS="3":
     cargo build --release --workspace
-    tests/bench/run.sh "${CARGO_TARGET_DIR:-target}/release/sealflow" {{FOLDER}} | tee {{FOLDER}}.jsonl
+    tests/bench/run.sh "${CARGO_TARGET_DIR:-target}/release/sealflow" {{FOLDER}} {{ROUNDS}} | tee {{FOLDER}}.jsonl
     tests/bench/ratios.py {{FOLDER}}.jsonl
 
 # Our parameter generator against the library's own
@@ -96,8 +100,8 @@ bench-runs N="10000":
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/many_runs" {{N}}
 
 # The memory that the journal's store takes as it grows, and how long its longest commit is (a gigabyte a minute)
-long-journal MIB="2048":
-    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/journal_size" {{MIB}}
+long-journal MIB="2048" ENTRY_BYTES="1024":
+    cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/journal_size" {{MIB}} {{ENTRY_BYTES}}
 
 # Stores beside cp and the AWS command line (from PyPI): ratios, and the most memory of ours (some minutes)
 long-stores MIB="1024" FOLDER="/tmp/sealflow-stores":

@@ -59,6 +59,8 @@ pub(crate) fn prepare(args: &Cli) -> anyhow::Result<Context> {
         confine()?;
     }
     let variables = [
+        // Panics keep their backtraces. Of errors nobody sees them, and the database makes errors in its normal work.
+        ("RUST_LIB_BACKTRACE", "0".to_owned()),
         ("FIL_PROOFS_PARAMETER_CACHE", params.path().display().to_string()),
         (
             "FIL_PROOFS_PARENT_CACHE",

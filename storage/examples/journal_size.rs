@@ -1,6 +1,7 @@
 //! Measures how much memory the store takes while a journal grows, its tables' merging included: commits of a mebibyte
-//! of data that cannot be compressed, four entries of 16 KiB for each of sixteen runs. Prints a line of JSON for
-//! every 256 MiB. Usage: `journal_size [MIB] [FOLDER]`; docs/storage.md has results.
+//! of data that cannot be compressed, 64 KiB for each of sixteen runs in entries of a size. Prints a line of JSON for
+//! every 256 MiB. Usage: `journal_size [MIB] [ENTRY_BYTES] [FOLDER]`, with entries of 1024 bytes unless told otherwise, about
+//! as large as a step's; docs/storage.md has results.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const LINE_MIB: u64 = 256;
+const RUN_BYTES: u64 = 64 << 10;
 
 #[tokio::main]
 async fn main() -> Fallible<()> {
@@ -24,6 +26,10 @@ async fn main() -> Fallible<()> {
     if most > 4095 {
         return Err("it has names for the runs of 4095 MiB".into());
     }
+    let entry_bytes: u64 = args.next().map_or(Ok(1024), |text| text.parse())?;
+    if entry_bytes == 0 || !RUN_BYTES.is_multiple_of(entry_bytes) {
+        return Err(format!("an entry has a part of {RUN_BYTES} bytes").into());
+    }
     let folder = tempfile::TempDir::new()?;
     let folder = args.next().map_or(folder.path().to_owned(), Into::into);
     let url = format!("surrealkv://{}", folder.join("journal").display());
@@ -31,13 +37,13 @@ async fn main() -> Fallible<()> {
     let journal = open().await?;
     let (mut number, mut longest, mut begun) = (0, 0.0_f64, Instant::now());
     for mib in 1..=most {
-        let batch = mebibyte(&mut number);
+        let batch = mebibyte(&mut number, entry_bytes);
         let one = Instant::now();
         journal.commit(&batch).await?;
         longest = longest.max(one.elapsed().as_secs_f64());
         if mib % LINE_MIB == 0 {
             say(&json!({
-                "written_mib": mib, "disk_mib": size(&folder)? >> 20, "peak_memory_mib": memory("VmHWM:")? >> 20,
+                "entry_bytes": entry_bytes, "written_mib": mib, "disk_mib": size(&folder)? >> 20, "peak_memory_mib": memory("VmHWM:")? >> 20,
                 "memory_mib": memory("VmRSS:")? >> 20, "mib_per_second": LINE_MIB as f64 / begun.elapsed().as_secs_f64(),
                 "longest_commit_seconds": longest,
             }))?;
@@ -60,16 +66,16 @@ async fn main() -> Fallible<()> {
     Ok(journal.close().await?)
 }
 
-/// Sixteen new runs with four entries of 16 KiB each.
-fn mebibyte(number: &mut u16) -> Batch {
+/// Sixteen new runs with their entries.
+fn mebibyte(number: &mut u16, entry_bytes: u64) -> Batch {
     let mut batch = Batch::default();
     for _ in 0..16 {
         *number += 1;
         let (mut run, start) = SampleRun::start(*number, None);
         batch.push(start);
-        for part in 0..4 {
+        for part in 0..RUN_BYTES / entry_bytes {
             let name = format!("part{part}");
-            let data = Value::String(noise(u64::from(*number) * 4 + part));
+            let data = Value::String(noise(u64::from(*number) << 16 | part, entry_bytes));
             let by = By::default();
             batch.push(run.next(vec![Event::SignalReceived { name, data, by }]));
         }
@@ -77,10 +83,10 @@ fn mebibyte(number: &mut u16) -> Batch {
     batch
 }
 
-/// Some 16 KiB of hexadecimal digits.
-fn noise(seed: u64) -> String {
+/// So many hexadecimal digits.
+fn noise(seed: u64, bytes: u64) -> String {
     let digest = |at: u64| hex::encode(Sha256::digest([seed.to_le_bytes(), at.to_le_bytes()].concat()));
-    (0..256).map(digest).collect()
+    (0..bytes.div_ceil(64)).map(digest).collect()
 }
 
 /// The bytes of all files below a folder.

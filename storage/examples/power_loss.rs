@@ -13,10 +13,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sealflow_engine::event::{By, Event};
 use sealflow_engine::journal::{Batch, Journal};
 use sealflow_engine::testing::SampleRun;
 use sealflow_storage::journal::{OpenOptions, SurrealJournal, check};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use disk::{Disk, Rest};
 use trace::Call;
@@ -65,6 +66,11 @@ fn has_payload(n: u16) -> bool {
     n.is_multiple_of(10)
 }
 
+/// Whether a commit has an entry of 20 KiB: large values have a place of their own in some stores.
+fn is_large(n: u16) -> bool {
+    n.is_multiple_of(7)
+}
+
 /// Commits, and says so after each one.
 async fn victim(folder: &Path, commits: u16, synced: bool) -> Fallible<()> {
     let options = OpenOptions {
@@ -83,6 +89,11 @@ async fn victim(folder: &Path, commits: u16, synced: bool) -> Fallible<()> {
         batch.push(start);
         if let Some(before) = &mut before {
             batch.push(before.one_done());
+            if is_large(n - 1) {
+                let (name, data) = ("large".to_owned(), Value::String("x".repeat(20 << 10)));
+                let by = By::default();
+                batch.push(before.next(vec![Event::SignalReceived { name, data, by }]));
+            }
         }
         journal.commit(&batch).await?;
         out.write_all(format!("ack {n}\n").as_bytes())?;
@@ -167,7 +178,11 @@ async fn look(folder: &Path, acked: Option<u16>) -> Fallible<Option<String>> {
     for n in 0..=acked {
         let (run, _) = SampleRun::start(n, None);
         let row = journal.run(&run.id()).await?;
-        let wanted = if n < acked { 2 } else { 1 };
+        let wanted = match n < acked {
+            true if is_large(n) => 3,
+            true => 2,
+            false => 1,
+        };
         if row.as_ref().is_none_or(|row| row.seq < wanted) {
             missing = Some(format!("commit {n} is not there"));
             break;

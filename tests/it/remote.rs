@@ -375,3 +375,79 @@ fn who_may_be_a_worker_is_looked_at() {
     assert!(!told.contains(api.trim()), "no secret is told");
     daemon.stop();
 }
+
+/// So many processes that compute, on however few cores.
+struct Load(Vec<Child>);
+
+impl Load {
+    fn start(processes: usize) -> Self {
+        let spin = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "while :; do :; done"]);
+            command.spawn().unwrap()
+        };
+        Self((0..processes).map(|_| spin()).collect())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Nobody is declared lost for being busy: a worker seals while eight processes a core want the same cores, for longer than a
+/// silence may be, daemon and all.
+#[test]
+#[ignore = "minutes of a machine that is kept busy: just long-saturated"]
+fn who_is_busy_is_not_taken_for_lost() {
+    const LONGER_THAN_SILENCE: std::time::Duration = std::time::Duration::from_secs(100);
+    let (shared, home) = (Shared::new(), Home::new());
+    let url = with_workers(&home, &shared, "\"ticket\", \"seed\"", "off");
+    let data = shared.path("data.bin");
+    std::fs::write(&data, [7; 1500]).unwrap();
+    shared.worker("w1", SEALING);
+    let workflow = home.path().join("short.toml");
+    std::fs::write(&workflow, WITHOUT_C2).unwrap();
+    let daemon = home.daemon();
+    let worker = Worker::with_token(&shared, "w1", &url, &token(&home, "w1"));
+    let heard = || home.json(&["worker", "list", "--json"])[0].clone();
+    wait_for("the worker", || heard()["worker"] == "w1");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let load = Load::start(8 * cores);
+    let begun = std::time::Instant::now();
+    let (mut runs, mut looks) = (Vec::new(), 0);
+    while begun.elapsed() < LONGER_THAN_SILENCE {
+        let params = [
+            "miner=f01000".to_owned(),
+            format!("sector={}", 7 + runs.len()),
+            "proof_type=StackedDrg8MiBV1_1".to_owned(),
+            format!("pieces=[\"{}\"]", data.display()),
+        ];
+        let run = home.start(workflow.to_str().unwrap(), &params);
+        wait_for("the seal", || {
+            looks += 1;
+            let heard = heard();
+            assert_eq!(heard["suspect"], false, "{heard}\n{}", worker.told());
+            home.status(&run) == "succeeded"
+        });
+        runs.push(run);
+    }
+    drop(load);
+    for run in &runs {
+        nothing_was_done_twice(&home, run);
+        let shown = home.json(&["run", "show", run, "--json"]);
+        for one in shown["steps"].as_array().unwrap() {
+            assert_eq!(one["attempts"], 1, "{one}");
+        }
+    }
+    println!(
+        "{} sectors of 8 MiB in {:.0} s, looked at {looks} times",
+        runs.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    daemon.stop();
+}

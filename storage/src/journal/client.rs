@@ -1,5 +1,6 @@
 //! The connection to SurrealDB: one interface to a store in this process and to a server.
 
+use std::future::Future;
 use std::path::Path;
 
 use sealflow_engine::journal::JournalError;
@@ -7,10 +8,26 @@ use surrealdb::engine::any::{Any, connect};
 use surrealdb::opt::auth::Root;
 use surrealdb::types::{Object, SurrealValue};
 use surrealdb::{IndexedResults, Surreal};
+use tokio::sync::RwLock;
 
 use super::embedded::{Embedded, NAME};
 use super::error::{OpenError, store, store_text};
 use super::options::{Credentials, OpenOptions, Target};
+use super::record::number;
+
+/// Writes to the lease, on the condition that it still has the epoch of who writes. The store isolates writes only, so a look
+/// at it would not do.
+const FENCE: &str = "LET $held = (UPDATE lease:journal SET commits = (commits ?? 0) + 1 WHERE epoch = $epoch RETURN VALUE epoch); \
+     IF array::len($held) != 1 { THROW 'fenced' };";
+
+/// What keeps a daemon that was followed from committing.
+pub(super) enum Fence {
+    /// The lease in the store, which each transaction writes to: other processes take it there.
+    Stored,
+    /// The newest epoch, for a store that only this process can have: its folder is locked, and nobody else would see what
+    /// is written to it anyway. Transactions share it; who takes over has it alone. It spares each of them a write.
+    Here(RwLock<u64>),
+}
 
 enum Kind {
     Local(Embedded),
@@ -20,6 +37,7 @@ enum Kind {
 /// An open connection.
 pub(super) struct Client {
     kind: Kind,
+    pub(super) fence: Fence,
     place: String,
 }
 
@@ -38,7 +56,54 @@ impl Client {
             }
             Target::Remote(url) => Kind::Remote(remote(url, &place, options).await?),
         };
-        Ok(Self { kind, place })
+        let fence = match kind {
+            Kind::Local(_) => Fence::Here(RwLock::new(0)),
+            Kind::Remote(_) => Fence::Stored,
+        };
+        Ok(Self { kind, fence, place })
+    }
+
+    /// Lets somebody take the fence by `take`, which writes the lease and gives its epoch. Transactions that are under way end
+    /// before.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub(super) async fn follow<E>(&self, take: impl Future<Output = Result<u64, E>>) -> Result<u64, E> {
+        match &self.fence {
+            Fence::Stored => take.await,
+            Fence::Here(newest) => {
+                let mut newest = newest.write().await;
+                let epoch = take.await?;
+                *newest = epoch;
+                Ok(epoch)
+            }
+        }
+    }
+
+    /// Runs statements in one transaction, if the epoch is the newest.
+    ///
+    /// # Errors
+    /// One that was thrown (`is_thrown`) when the epoch is not the newest, and those of the store.
+    pub(super) async fn transact(
+        &self,
+        epoch: u64,
+        statements: &str,
+        mut params: Object,
+    ) -> surrealdb::Result<IndexedResults> {
+        match &self.fence {
+            Fence::Stored => {
+                params.insert("epoch".to_owned(), number(epoch));
+                self.query(&format!("BEGIN; {FENCE} {statements} COMMIT;"), params)
+                    .await
+            }
+            Fence::Here(newest) => {
+                let newest = newest.read().await;
+                if *newest != epoch {
+                    return Err(surrealdb::Error::thrown("fenced".to_owned()));
+                }
+                self.query(&format!("BEGIN; {statements} COMMIT;"), params).await
+            }
+        }
     }
 
     /// Runs statements.

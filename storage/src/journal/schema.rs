@@ -153,6 +153,10 @@ pub(super) async fn version(client: &Client) -> Result<u64, OpenError> {
 /// Becomes the newest daemon: every commit of an older one is refused from now on. With `after` only if nobody followed that
 /// epoch yet. Gives the epoch.
 pub(super) async fn take_fence(client: &Client, after: Option<u64>) -> Result<u64, OpenError> {
+    client.follow(take(client, after)).await
+}
+
+async fn take(client: &Client, after: Option<u64>) -> Result<u64, OpenError> {
     const SET: &str = "SET epoch = (epoch ?? 0) + 1, taken = time::now(), process = $process, released = false, holder = NONE";
     let sql = match after {
         None => format!("UPSERT lease:journal {SET} RETURN VALUE epoch"),

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::SurrealJournal;
 use super::archive::ArchivedRow;
-use super::record::{Changes, encode, entry_id, id, list, number, object, of_run, site_id, text};
+use super::record::{Changes, encode, entry_id, id, list, object, of_run, site_id, text};
 
 /// How often a transaction that another one got in the way of is tried again. It took no effect, and
 /// tried again it meets the fence.
@@ -96,22 +96,13 @@ pub(super) enum Trace<'a> {
 }
 
 /// A transaction: statements with parameters.
+#[derive(Default)]
 struct Transaction {
     sql: String,
     params: Object,
 }
 
 impl Transaction {
-    fn new(epoch: u64) -> Self {
-        let sql = "BEGIN; \
-            LET $held = (UPDATE lease:journal SET commits = (commits ?? 0) + 1 WHERE epoch = $epoch RETURN VALUE epoch); \
-            IF array::len($held) != 1 { THROW 'fenced' };";
-        Self {
-            sql: sql.to_owned(),
-            params: object([("epoch", number(epoch))]),
-        }
-    }
-
     /// Adds a statement over a list, unless the list is empty.
     fn add(&mut self, statement: &str, name: &str, records: Vec<Value>) {
         if !records.is_empty() {
@@ -214,7 +205,7 @@ impl SurrealJournal {
         for attempt in 1..=TRIES {
             let answer = self
                 .client
-                .query(&transaction.sql, transaction.params.clone())
+                .transact(writer.epoch, &transaction.sql, transaction.params.clone())
                 .await;
             let Err(error) = answer.and_then(first_error) else {
                 return self.client.changed().await;
@@ -266,10 +257,10 @@ impl SurrealJournal {
         if let Some(why) = &writer.broken {
             return Err(JournalError::Store(why.clone()));
         }
-        let mut transaction = Transaction::new(writer.epoch);
-        transaction.sql.push_str(statements);
-        transaction.sql.push_str("COMMIT;");
-        transaction.params.extend(params);
+        let transaction = Transaction {
+            sql: statements.to_owned(),
+            params,
+        };
         let done = self.execute(&transaction, &writer, trace).await;
         if let Err(JournalError::Store(why)) = &done {
             writer.broken = Some(why.clone());
@@ -318,7 +309,7 @@ fn transaction(
     batch: &Batch,
     stored: &BTreeMap<RunId, Head>,
 ) -> Result<Transaction, JournalError> {
-    let mut transaction = Transaction::new(writer.epoch);
+    let mut transaction = Transaction::default();
     transaction.add(
         "INSERT INTO entry $entries RETURN NONE;",
         "entries",
@@ -351,8 +342,9 @@ fn transaction(
         target.push(Value::Object(record));
     }
     transaction.add("INSERT INTO run $new RETURN NONE;", "new", new);
+    // They are there; an UPSERT would try to create them first, and fail inside.
     transaction.add(
-        "FOR $one IN $changed { UPSERT $one.id CONTENT $one RETURN NONE };",
+        "FOR $one IN $changed { UPDATE $one.id CONTENT $one RETURN NONE };",
         "changed",
         changed,
     );
@@ -392,7 +384,6 @@ fn transaction(
         "artifacts",
         artifacts,
     );
-    transaction.sql.push_str("COMMIT;");
     Ok(transaction)
 }
 

@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sealflow_engine::event::{By, Event};
 use sealflow_engine::journal::Journal;
 use sealflow_engine::testing::{SampleRun, commit};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::client::Client;
@@ -141,6 +143,35 @@ async fn what_was_acknowledged_is_there_whenever_a_table_was_made() {
         }
     }
     journal.close().await.unwrap();
+}
+
+/// The store's log of values is not synced in every case, and must have none of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_values_stay_in_the_tables() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("surrealkv://{}", folder.path().join("journal").display());
+    let journal = SurrealJournal::open(&url, options(folder.path(), 1 << 20))
+        .await
+        .unwrap();
+    let (mut run, start) = SampleRun::start(1, None);
+    let (name, data) = ("large".to_owned(), Value::String("x".repeat(20 << 10)));
+    let large = run.next(vec![Event::SignalReceived {
+        name,
+        data,
+        by: By::default(),
+    }]);
+    commit(&journal, [start, large]).await.unwrap();
+    journal.close().await.unwrap();
+    let size = |part: &str| -> u64 {
+        let files = std::fs::read_dir(folder.path().join("journal").join(part)).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    assert!(
+        size("vlog") < 1 << 10,
+        "{} bytes in the log of values",
+        size("vlog")
+    );
+    assert!(size("sstables") > 0, "no table was made");
 }
 
 /// As on a full disk: what is acknowledged is in the log, and nothing more is.

@@ -20,6 +20,7 @@ use sealflow_engine::testing::journal_suite;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
+use super::client::Fence;
 use super::feed::Feed;
 use super::record::object;
 use super::write::Writer;
@@ -70,6 +71,21 @@ async fn obeys_the_law_in_memory() {
         SurrealJournal::open("memory", OpenOptions::new(payloads))
             .await
             .unwrap()
+    };
+    Box::pin(journal_suite(fresh, successor)).await;
+}
+
+/// As on a server: other processes are kept out by the lease in the store, not by what this one knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn obeys_the_law_with_the_fence_in_the_store() {
+    let folder = TempDir::new().unwrap();
+    let payloads = folder.path();
+    let fresh = async || {
+        let mut journal = SurrealJournal::open("memory", OpenOptions::new(payloads))
+            .await
+            .unwrap();
+        Arc::get_mut(&mut journal.client).unwrap().fence = Fence::Stored;
+        journal
     };
     Box::pin(journal_suite(fresh, successor)).await;
 }

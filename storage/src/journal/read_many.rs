@@ -94,6 +94,11 @@ impl SurrealJournal {
                 found.push(history(row.clone(), &records)?);
             }
         }
+        // If it is busy, it is not fresh either.
+        if let Some(mut writer) = self.writer.as_ref().and_then(|writer| writer.try_lock().ok()) {
+            let sound = found.iter().filter(|open| open.entries.is_ok());
+            writer.learn(sound.map(|open| &open.row));
+        }
         Ok(found)
     }
 

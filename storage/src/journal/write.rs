@@ -23,9 +23,11 @@ const TRIES: usize = 10;
 /// What the only writer of a journal remembers.
 pub(super) struct Writer {
     epoch: u64,
-    /// Open runs that were written to and do not rest: how far they are and what of them is in their row. An open run
-    /// that is not here is looked up once.
+    /// Open runs that were written to, or read at the start, and do not rest: how far they are and what of them is in their
+    /// row. An open run that is not here is looked up once.
     heads: HashMap<RunId, Head>,
+    /// Nothing was written yet.
+    fresh: bool,
     /// Graphs that are stored.
     graphs: HashSet<Arc<str>>,
     /// The number of the installation's last entry, once it was looked up.
@@ -39,14 +41,23 @@ impl Writer {
         Self {
             epoch,
             heads: HashMap::new(),
+            fresh: true,
             graphs: HashSet::new(),
             site: None,
             broken: None,
         }
     }
-}
 
-impl Writer {
+    /// Takes note of open runs that were read. What was read before the first commit is still so: nobody else may write. It
+    /// spares that commit a query for each run that was in flight, which may be a thousand.
+    pub(super) fn learn<'a>(&mut self, read: impl IntoIterator<Item = &'a RunRow>) {
+        if self.fresh {
+            let awake = read.into_iter().filter(|row| row.rest.is_none());
+            self.heads
+                .extend(awake.map(|row| (row.run.clone(), Head::of(row))));
+        }
+    }
+
     /// Writes nothing from now on.
     pub(super) fn stop(&mut self, why: String) {
         self.broken.get_or_insert(why);
@@ -132,6 +143,7 @@ impl SurrealJournal {
         if batch.is_empty() {
             return Ok(());
         }
+        writer.fresh = false;
         let shown = self.check_before(&writer, batch).await?;
         if let Some(first) = batch.site.first() {
             let last = match writer.site {

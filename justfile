@@ -99,7 +99,7 @@ bench-journal:
 bench-runs N="10000":
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/many_runs" {{N}}
 
-# The memory that the journal's store takes as it grows, and how long its longest commit is (a gigabyte a minute)
+# The memory that the journal's store takes as it grows, and how long its longest commit is (1 GiB in one to two minutes)
 long-journal MIB="2048" ENTRY_BYTES="1024":
     cargo build --release --workspace --examples && "${CARGO_TARGET_DIR:-target}/release/examples/journal_size" {{MIB}} {{ENTRY_BYTES}}
 
